@@ -1,0 +1,50 @@
+# make demo       run the demonstration       make demo ARGS="--epochs 2"
+# make test       run the tests               make test ARGS="-k topk"
+# make lint       check style and types
+# make format     put the code into that style
+# make build      only set up: .venv with the package compiled in it
+# make clean      remove what builds and runs leave behind
+# make distclean  remove .venv too
+#
+# Each sets up first what it needs. PYTHON=python3.12 make ... picks the interpreter, CXX the compiler.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format build clean distclean
+
+cpp := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# A moved clone or another PYTHON is another set-up.
+ready := .venv/.ready-$(shell { pwd; echo '$(PYTHON)'; } | cksum | cut -d' ' -f1)
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+demo: $(ready)
+	@.venv/bin/sparsetrain demo $(ARGS)
+
+test: $(ready)
+	@.venv/bin/pytest $(ARGS)
+
+# The variable: pyright need not ask the package index whether it is the newest.
+lint: $(ready)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/clang-format --dry-run --Werror $(cpp)
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+
+format: $(ready)
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+	.venv/bin/clang-format -i $(cpp)
+
+build: $(ready)
+
+$(ready): pyproject.toml constraints.txt setup.py $(wildcard scripts/setup*) $(cpp)
+	@PYTHON='$(PYTHON)' scripts/setup.sh $@
+
+clean:
+	rm -rf build dist *.egg-info sparsetrain/*.so runs .pytest_cache .ruff_cache .venv/.ready*
+	find sparsetrain kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
