@@ -1,0 +1,65 @@
+"""topk_mask against the two selections that PyTorch offers, on weights shaped like a network's.
+
+Scores are continuous, without ties at the threshold, since torch.topk and torch.kthvalue leave the
+order of equal scores open. Both need the scores of all tensors written out and concatenated.
+"""
+
+import torch
+from torch import Tensor
+
+from sparsetrain.bench.timing import Case, main
+from sparsetrain.ops import topk_mask
+
+KEEP = 0.1
+SIZES = {"1e6": 10**6, "1e7": 10**7}
+
+
+def split(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    parts = flat.split([t.numel() for t in like])
+    return [part.view(t.shape) for part, t in zip(parts, like, strict=True)]
+
+
+def scores(weights: list[Tensor], grads: list[Tensor] | None) -> Tensor:
+    if grads is None:
+        return torch.cat([w.abs().flatten() for w in weights])
+    return torch.cat([(w * g).abs().flatten() for w, g in zip(weights, grads, strict=True)])
+
+
+def by_topk(weights: list[Tensor], grads: list[Tensor] | None, k: int) -> list[Tensor]:
+    flat = scores(weights, grads)
+    winners = flat.topk(k, sorted=False).indices
+    return split(torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, winners, True), weights)
+
+
+def by_kthvalue(weights: list[Tensor], grads: list[Tensor] | None, k: int) -> list[Tensor]:
+    flat = scores(weights, grads)
+    return split(flat >= flat.kthvalue(flat.numel() - k + 1).values, weights)
+
+
+def distinct(numel: int, device: str) -> Tensor:
+    """`[numel]` fp32 of distinct magnitudes and random signs."""
+    magnitude = torch.randperm(numel, device=device).add(1).float()
+    return magnitude * (2 * torch.randint(0, 2, (numel,), device=device) - 1)
+
+
+def case(name: str, numel: int, score: str, device: str) -> Case:
+    flat = distinct(numel, device)
+    shares = [numel // 2, numel // 4, numel // 8]
+    weights = list(flat.split([*shares, numel - sum(shares)]))
+    # A constant keeps the products distinct.
+    grads = [torch.full_like(w, 0.5) for w in weights] if score == "snip" else None
+    k = int(KEEP * numel)
+    run = {
+        "sparsetrain": lambda: topk_mask(weights, grads, k=k, score=score),
+        "topk": lambda: by_topk(weights, grads, k),
+        "kthvalue": lambda: by_kthvalue(weights, grads, k),
+    }
+    return Case(f"{score} {name}", run, bytes_moved=numel * (9 if grads else 5))
+
+
+def cases(device: str) -> list[Case]:
+    return [case(*size, score, device) for size in SIZES.items() for score in ("magnitude", "snip")]
+
+
+if __name__ == "__main__":
+    main(cases)

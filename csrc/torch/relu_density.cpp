@@ -1,0 +1,65 @@
+// relu_density as a PyTorch op on the CPU. Built on torch's stable ABI: one binary serves every
+// torch >= 2.11.
+#include "../relu_density.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <tuple>
+
+namespace sparsetrain {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kGrain = 1 << 15;  // elements that are worth a thread
+
+template <typename Bits, Bits inf>
+void run(const Tensor& x, const Tensor& y, const Tensor& count) {
+  const auto* from = static_cast<const Bits*>(x.const_data_ptr());
+  auto* to = static_cast<Bits*>(y.mutable_data_ptr());
+  auto* c = count.mutable_data_ptr<int64_t>();
+  const int64_t channels = x.size(1), numel = x.numel();
+  if (numel == 0) return;
+  const int64_t inner = numel / x.size(0) / channels;
+  const auto parallel = [](int64_t n, int64_t elements, const auto& work) {
+    torch::stable::parallel_for(0, n, std::max<int64_t>(1, kGrain / elements), work);
+  };
+  if (inner == 1 || !x.is_contiguous())
+    relu_density_rows<Bits, inf>(from, to, numel / channels, channels, c, parallel);
+  else
+    relu_density_planes<Bits, inf>(from, to, x.size(0), channels, inner, c, parallel);
+}
+
+// x is contiguous or channels_last, and y is like it.
+std::tuple<Tensor, Tensor> relu_density_cpu(const Tensor& x) {
+  Tensor y = torch::stable::empty_like(x);
+  Tensor count = torch::stable::new_zeros(x, {x.size(1)}, ScalarType::Long);
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      run<uint32_t, 0x7f800000>(x, y, count);
+      break;
+    case ScalarType::Double:
+      run<uint64_t, 0x7ff0000000000000>(x, y, count);
+      break;
+    case ScalarType::BFloat16:
+      run<uint16_t, 0x7f80>(x, y, count);
+      break;
+    case ScalarType::Half:
+      run<uint16_t, 0x7c00>(x, y, count);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "relu_density: x must be float32, float64, bfloat16 or float16");
+  }
+  return {y, count};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CPU, m) {
+  m.impl("relu_density", TORCH_BOX(&relu_density_cpu));
+}
+
+}  // namespace sparsetrain

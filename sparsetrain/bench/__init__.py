@@ -1,0 +1,1 @@
+"""Measuring: what ours and its rivals take, under the same conditions."""

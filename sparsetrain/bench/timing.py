@@ -1,0 +1,121 @@
+"""Time contenders against each other, after proving that they agree.
+
+    python -m benchmarks.ops.bench_topk_mask --device cpu --threads 2 --json results.json
+
+Contenders take turns, so that a machine which slows down slows all of them down.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WARM_UP = 2  # rounds that are not counted
+SCRUB_BYTES = 256 << 20  # more than any cache holds
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a benchmark table: what is timed, and the least memory traffic it needs."""
+
+    name: str
+    run: dict[str, Callable[[], Any]]  # contender -> thunk; the first is ours
+    bytes_moved: int
+    floor: tuple[str, ...] = ()  # contenders that do less, and so are not asked to agree
+
+
+def milliseconds(
+    run: dict[str, Callable[[], Any]], device: str, repeats: int = 20
+) -> dict[str, list[float]]:
+    """`repeats` wall times of each contender, round robin, caches flushed before each."""
+    scrub = torch.empty(SCRUB_BYTES, dtype=torch.uint8, device=device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in run}
+    for _ in range(WARM_UP + repeats):
+        for name, thunk in run.items():
+            scrub.zero_()
+            wait()
+            start = time.perf_counter()
+            thunk()
+            wait()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: each[WARM_UP:] for name, each in times.items()}
+
+
+def check(case: Case) -> None:
+    """Raise AssertionError unless all contenders, floors aside, return the same."""
+    results = [thunk() for name, thunk in case.run.items() if name not in case.floor]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+
+
+def measure(case: Case, device: str, repeats: int = 20) -> list[dict[str, Any]]:
+    """One record a contender: median, p20 and p80 in ms, and GB/s at the median."""
+    check(case)
+    records = []
+    for name, times in milliseconds(case.run, device, repeats).items():
+        times.sort()
+        median = statistics.median(times)
+        records.append(
+            {
+                "case": case.name,
+                "contender": name,
+                "median_ms": median,
+                "p20_ms": times[len(times) // 5],
+                "p80_ms": times[4 * len(times) // 5],
+                "gb_per_s": case.bytes_moved / median / 1e6,
+            }
+        )
+    return records
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a number must be published with."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }
+
+
+def main(cases: Callable[[str], list[Case]]) -> None:
+    """The command line of a benchmark: measure `cases(device)`, print a table, write JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="as torch.set_num_threads")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    print(f"{'case':28} {'contender':16} {'median ms':>10} {'p20':>9} {'p80':>9} {'GB/s':>8}")
+    records = []
+    for case in cases(args.device):
+        for r in measure(case, args.device, args.repeats):
+            print(
+                f"{r['case']:28} {r['contender']:16} {r['median_ms']:10.3f}"
+                f" {r['p20_ms']:9.3f} {r['p80_ms']:9.3f} {r['gb_per_s']:8.2f}"
+            )
+            records.append(r)
+    if args.json:
+        args.json.write_text(
+            json.dumps({"machine": machine(args.device), "results": records}, indent=2) + "\n"
+        )
