@@ -1,0 +1,140 @@
+"""What a whole network costs: step and inference time, memory, FLOPs, bytes on disk.
+
+Times of several networks are taken in turns in one process, so that a machine that slows down slows
+all of them; peak memory is taken in a process of its own for each.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+from sparsetrain import checkpoint, masks
+from sparsetrain.bench.memory import Peak
+from sparsetrain.bench.timing import milliseconds
+from sparsetrain.masks import Masks
+from sparsetrain.shrink import trace
+
+
+@dataclass(frozen=True)
+class Network:
+    """A contender: a model and the masks that its training keeps."""
+
+    model: nn.Module
+    masks: Masks = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over interleaved repeats, in ms; sizes in bytes; counts of what is not zero."""
+
+    parameters: int
+    flops: int  # of one sample, forward, non-zero weights only
+    train_ms: float
+    infer_1_ms: float
+    infer_128_ms: float
+    peak_bytes: int  # what a training step needs above the loaded process
+    disk_bytes: int
+
+
+def measure(networks: Mapping[str, Network], x: Tensor, y: Tensor, repeats: int) -> dict[str, Cost]:
+    """Name -> cost, on the batch `x`, `y`; the models' weights move by a tiny training step."""
+    device = x.device.type
+    train = milliseconds({n: _train(net, x, y) for n, net in networks.items()}, device, repeats)
+    one = milliseconds({n: _infer(net, x[:1]) for n, net in networks.items()}, device, 3 * repeats)
+    big = _repeated(x, 128)
+    many = milliseconds({n: _infer(net, big) for n, net in networks.items()}, device, repeats)
+    return {
+        name: Cost(
+            parameters=count_parameters(net),
+            flops=count_flops(net, x[:1]),
+            train_ms=statistics.median(train[name]),
+            infer_1_ms=statistics.median(one[name]),
+            infer_128_ms=statistics.median(many[name]),
+            peak_bytes=peak_bytes(net, x, y),
+            disk_bytes=disk_bytes(net),
+        )
+        for name, net in networks.items()
+    }
+
+
+def count_parameters(network: Network) -> int:
+    """Parameters, masked ones only where they are kept."""
+    return sum(
+        int(network.masks[name].sum()) if name in network.masks else p.numel()
+        for name, p in network.model.named_parameters()
+    )
+
+
+def count_flops(network: Network, sample: Tensor) -> int:
+    """FLOPs of one sample's forward pass, two a kept weight and output position."""
+    graph = trace(network.model, sample)
+    live = {
+        name: float(network.masks[name].double().mean()) if name in network.masks else 1.0
+        for name in graph.shapes
+    }
+    sizes = {name: torch.Size(shape).numel() for name, shape in graph.shapes.items()}
+    return round(sum(2 * n.positions * sizes[n.weight] * live[n.weight] for n in graph.layers))
+
+
+def disk_bytes(network: Network) -> int:
+    """Size of the file that `checkpoint.save_model` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        checkpoint.save_model(path, network.model, network.masks)
+        return path.stat().st_size
+
+
+def peak_bytes(network: Network, x: Tensor, y: Tensor) -> int:
+    """Memory that two training steps need above what the process had before them."""
+    if x.device.type == "cuda":
+        return _two_steps(network, x, y)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_two_steps, network, x, y).result()
+
+
+def _two_steps(network: Network, x: Tensor, y: Tensor) -> int:
+    step = _train(network, x, y)
+    with Peak(x.device.type) as peak:
+        step()
+        step()
+    return peak.bytes
+
+
+def _train(network: Network, x: Tensor, y: Tensor) -> Callable[[], object]:
+    """A whole step: forward, backward, SGD with momentum, masks."""
+    # So small a step leaves the weights what they are for all that is measured or shown later.
+    optimizer = SGD(network.model.parameters(), lr=1e-12, momentum=0.9)
+
+    def step() -> None:
+        network.model.train()
+        optimizer.zero_grad()
+        cross_entropy(network.model(x), y).backward()
+        optimizer.step()
+        masks.apply_(network.masks, network.model, optimizer)
+
+    return step
+
+
+def _infer(network: Network, x: Tensor) -> Callable[[], object]:
+    def run() -> Tensor:
+        network.model.eval()
+        with torch.inference_mode():
+            return network.model(x)
+
+    return run
+
+
+def _repeated(x: Tensor, size: int) -> Tensor:
+    copies = -(-size // len(x))
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
+    big = x.repeat(copies, 1, 1, 1)[:size]
+    return big if layout is None else big.contiguous(memory_format=layout)

@@ -1,0 +1,175 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 bad input (one line on stderr), 130 Ctrl-C."""
+
+import errno
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+
+from sparsetrain import report, runs
+from sparsetrain.config import Config, build_model
+from sparsetrain.data import load
+from sparsetrain.progress import Progress
+from sparsetrain.train import TrainingError
+
+app = typer.Typer(
+    help="Prune and train PyTorch networks that really get smaller and faster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+Command = Callable[..., None]
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line, without a traceback."""
+    try:
+        app()
+    except ValueError as error:
+        _exit(BAD_INPUT, str(error))
+    except TrainingError as error:
+        _exit(FAILED, str(error))
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+        _exit(FAILED, f"the disk is full: {error.filename or error}" if full else str(error))
+    except KeyboardInterrupt:
+        _exit(INTERRUPTED, "interrupted")
+
+
+def _exit(code: int, message: str) -> None:
+    print(f"sparsetrain: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _with_config(
+    without: str = "", **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option a field of Config; it is called with a Config as `config`."""
+
+    def decorate(command: Command) -> Command:
+        def run(**given: Any) -> None:
+            settings = {f.name: given.pop(f.name) for f in asked}
+            command(config=Config(**settings), **given)
+
+        asked = [f for f in fields(Config) if f.name != without]
+        hints = get_type_hints(Config)
+        options = [
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(f.name, f.default),
+                annotation=Annotated[hints[f.name], typer.Option(help=f.metadata["help"])],
+            )
+            for f in asked
+        ]
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "config"]
+        parameters = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *options]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+@app.command()
+@_with_config(without="method", width=0.5, epochs=8, batch_size=64)
+def demo(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="folder for runs and report.html")] = Path("runs/demo"),
+    repeats: Annotated[int, typer.Option(min=1, help="times each measurement is taken")] = 20,
+) -> None:
+    """Train dense, with 3SP and with DRIVE on the same images; show what pruning bought.
+
+    Example: sparsetrain demo --data cifar10 --data-dir cifar --epochs 20
+    """
+    from sparsetrain.demo import demo as run_demo  # loads matplotlib
+
+    if not run_demo(config, out, console, repeats):
+        _exit(INTERRUPTED, f"interrupted; checkpoints are in {out}")
+
+
+@app.command()
+@_with_config()
+def train(
+    config: Config,
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="run folder; by default runs/DATE-...")] = None,
+    resume: Annotated[Path | None, typer.Option(help="run folder to go on with")] = None,
+) -> None:
+    """Train one network; Ctrl-C ends it with a checkpoint, --resume goes on.
+
+    Example: sparsetrain train --model vgg16 --data cifar10 --data-dir cifar --method drive
+    --sparsity 0.9 --epochs 160 --lr 0.1
+    """
+    from sparsetrain.train import train as run_train
+
+    folder = resume or out or _new_folder(config)
+    if resume is not None:
+        config = _resumed_config(resume, config, context)
+    elif (folder / runs.CHECKPOINT).exists():
+        raise ValueError(
+            f"{folder} holds a run; go on with --resume {folder}, or say another --out"
+        )
+    data = load(config.data, config.data_dir, workers=config.workers)
+    progress = Progress(console, config.epochs, config.method)
+    with progress.shown():
+        run = run_train(config, folder, data=data, resume=resume is not None, progress=progress)
+    if not run.finished:
+        _exit(INTERRUPTED, f"interrupted; go on with: sparsetrain train --resume {folder}")
+    notes = [note for note in (data.note, config.note) if note]
+    report.write_run(folder / "report.html", run, build_model(config, data), notes)
+    console.print("  ".join([f"report: {folder / 'report.html'}", *notes]), highlight=False)
+
+
+def _new_folder(config: Config) -> Path:
+    model = Path(config.model.partition(":")[0]).stem
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{config.data}-{config.method}"
+
+
+def _resumed_config(folder: Path, asked: Config, context: typer.Context) -> Config:
+    """The run's own config, with what was said on this command line."""
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        config = Config(**saved)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} holds no run: there is no {path}") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    said = {
+        f.name: getattr(asked, f.name)
+        for f in fields(Config)
+        if (source := context.get_parameter_source(f.name)) and source.name == "COMMANDLINE"
+    }
+    return replace(config, **said)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Say what this machine has, which kernels are used, and whether they compute what they should.
+
+    Example: sparsetrain doctor --json
+    """
+    from sparsetrain.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps(findings, indent=2))
+    else:
+        for name, value in findings.items():
+            console.print(f"{name:16} {value}", highlight=False)
+    if any(str(value).startswith("FAILED") for value in findings.values()):
+        _exit(FAILED, "a kernel fails its test")

@@ -1,0 +1,188 @@
+"""What a training run is asked to do, and the objects that follow from it."""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, AdamW, Optimizer
+
+from sparsetrain import methods, models
+from sparsetrain.data import Images
+from sparsetrain.nearest import unknown
+from sparsetrain.schedules import LEARNING_RATES
+
+METHODS = ("dense", "3sp", "drive")
+OPTIMIZERS = ("sgd", "adamw")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _option(default: Any, help_: str) -> Any:
+    return field(default=default, metadata={"help": help_})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of `sparsetrain.train`; every one is an option of `sparsetrain train`."""
+
+    model: str = _option("vgg16", "a network, or module:callable, or file.py:callable")
+    width: float = _option(1.0, "multiplies the network's channels")
+    data: str = _option("digits", "digits, cifar10, cifar100, tiny-imagenet, imagenet or folder")
+    data_dir: str | None = _option(None, "folder that holds the images")
+    note: str = _option("", "said beside every result, such as where the images come from")
+    workers: int = _option(2, "processes that decode image files")
+    method: str = _option("dense", "dense, 3sp or drive")
+    sparsity: float = _option(0.9, "drive: share of the weights removed")
+    flops: float = _option(0.5, "3sp: share of the FLOPs kept")
+    dense_epochs: float = _option(2.0, "drive: epochs before the first round")
+    prune_epochs: float = _option(1.0, "drive: epochs over which the rounds are spread")
+    rounds: int = _option(10, "drive: pruning rounds")
+    epochs: int = _option(10, "passes over the training images")
+    batch_size: int = _option(128, "images a step")
+    optimizer: str = _option("sgd", "sgd or adamw")
+    lr: float = _option(0.05, "learning rate")
+    momentum: float = _option(0.9, "sgd: momentum")
+    nesterov: bool = _option(True, "sgd: Nesterov momentum")
+    weight_decay: float = _option(5e-4, "weight decay, decoupled with adamw")
+    schedule: str = _option("cosine", "learning rate: cosine, step (/10 at 50%, 75%) or constant")
+    warmup_epochs: float = _option(0.0, "epochs in which the learning rate rises")
+    label_smoothing: float = _option(0.0, "share of each target spread over all classes")
+    bf16: bool = _option(False, "compute in bfloat16 where autocast does")
+    channels_last: bool = _option(True, "keep images as N, H, W, C: faster on CPUs and GPUs")
+    seed: int = _option(0, "of weights, order, crops and flips")
+    threads: int | None = _option(None, "CPU threads; by default torch's choice")
+    device: str = _option("auto", "auto, cpu or cuda")
+    checkpoint_every: int = _option(0, "steps between checkpoints within an epoch; 0: none")
+
+    def __post_init__(self) -> None:
+        choices = {
+            "method": METHODS,
+            "optimizer": OPTIMIZERS,
+            "schedule": LEARNING_RATES,
+            "device": DEVICES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise unknown(name, getattr(self, name), allowed)
+        for name, (low, high, needed) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < high:
+                raise ValueError(f"{name} must be {needed}, got {value}")
+        if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0; say --no-nesterov")
+
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def prepare_torch(self) -> None:
+        """Threads and seed, before anything is drawn."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda, but this torch sees no GPU")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        torch.manual_seed(self.seed)
+
+
+INFINITE = float("inf")
+RANGES = {  # name: (at least, below, in words)
+    "sparsity": (0, 1, "the share removed, in [0, 1)"),
+    "flops": (1e-9, 1 + 1e-9, "the share kept, in (0, 1]"),
+    "width": (1e-9, INFINITE, "above 0"),
+    "dense_epochs": (0, INFINITE, "0 or more"),
+    "prune_epochs": (0, INFINITE, "0 or more"),
+    "rounds": (1, INFINITE, "1 or more"),
+    "epochs": (1, INFINITE, "1 or more"),
+    "batch_size": (2, INFINITE, "2 or more"),
+    "lr": (1e-12, INFINITE, "above 0"),
+    "momentum": (0, 1, "in [0, 1)"),
+    "weight_decay": (0, INFINITE, "0 or more"),
+    "warmup_epochs": (0, INFINITE, "0 or more"),
+    "label_smoothing": (0, 1, "in [0, 1)"),
+    "threads": (1, INFINITE, "1 or more"),
+    "workers": (0, INFINITE, "0 or more"),
+    "checkpoint_every": (0, INFINITE, "0 or more"),
+}
+
+
+def build_model(config: Config, data: Images) -> nn.Module:
+    """The network that `config.model` names, on the CPU, freshly initialised."""
+    if ":" in config.model:
+        return _user_model(config.model)
+    return models.build(
+        config.model, classes=len(data.classes), image_size=data.shape[-1], width=config.width
+    )
+
+
+def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
+    if config.optimizer == "adamw":
+        return AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    return SGD(
+        model.parameters(),
+        config.lr,
+        config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+
+
+def build_method(config: Config, data: Images) -> methods.Method:
+    """The pruning method, its shares of an epoch turned into steps."""
+    if config.method == "3sp":
+        batch = data.train.sample(
+            min(config.batch_size, len(data.train)),
+            seed=config.seed,
+            device=config.torch_device,
+            channels_last=config.channels_last,
+        )
+        return methods.ThreeSP(cross_entropy, batch, config.flops)
+    if config.method == "drive":
+        steps = data.train.steps(config.batch_size, train=True)
+        interval = max(1, round(config.prune_epochs * steps / config.rounds))
+        method = methods.DRIVE(
+            config.sparsity, round(config.dense_epochs * steps), config.rounds, interval
+        )
+        if method.last_round > config.epochs * steps:
+            raise ValueError(
+                f"drive ends its last round in step {method.last_round}, training in step"
+                f" {config.epochs * steps}; fewer dense_epochs, prune_epochs or more epochs"
+            )
+        return method
+    return methods.Method()
+
+
+def _user_model(spec: str) -> nn.Module:
+    """What `module:callable` or `path/file.py:callable` returns."""
+    where, _, name = spec.rpartition(":")
+    try:
+        make = getattr(_import(where), name)
+    except (ImportError, AttributeError, OSError) as error:
+        raise ValueError(f"model {spec!r} cannot be imported: {error}") from error
+    model = make()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _import(where: str):
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    name = Path(where).stem
+    found = importlib.util.spec_from_file_location(name, where)
+    if found is None or found.loader is None:
+        raise ImportError(f"no module in {where}")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module
+    found.loader.exec_module(module)
+    return module

@@ -1,0 +1,15 @@
+"""The optimizer's tensors that belong to a parameter entry by entry.
+
+Momentum, Adam's moments, Adagrad's sums: any state tensor of its parameter's shape. Step counters
+and other scalars are not among them.
+"""
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def state_like(optimizer: Optimizer | None, parameter: Tensor) -> list[Tensor]:
+    """State tensors of `parameter` that have its shape; none before the first step."""
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
+    tensors = (value for value in state.values() if isinstance(value, Tensor))
+    return [t for t in tensors if t.shape == parameter.shape and t.dim() > 0]

@@ -1,0 +1,75 @@
+"""The report's pictures. One colour a run, the same in all of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe & Ito's palette: told apart with any colour vision.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+History = Sequence[Mapping[str, Any]]
+
+
+def curves(histories: Mapping[str, History]) -> Figure:
+    """Training loss and test accuracy by epoch."""
+    figure, (loss, accuracy) = _figure(2)
+    for colour, (label, history) in zip(COLOURS, histories.items(), strict=False):
+        epochs = [r["epoch"] for r in history]
+        loss.plot(epochs, [r["train_loss"] for r in history], "o-", color=colour, label=label)
+        shown = [100 * r["test_accuracy"] for r in history]
+        accuracy.plot(epochs, shown, "o-", color=colour, label=label)
+    _label(loss, "training loss", "epoch", "cross entropy")
+    _label(accuracy, "test accuracy", "epoch", "%")
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    loss.legend(frameon=False)
+    return figure
+
+
+def kept_by_layer(kept: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Run -> {layer: share kept in 0-1}, as one group of bars a layer."""
+    figure, [axes] = _figure(1)
+    layers = list(next(iter(kept.values())))
+    width = 0.8 / len(kept)
+    for i, (label, shares) in enumerate(kept.items()):
+        at = [j + (i - (len(kept) - 1) / 2) * width for j in range(len(layers))]
+        heights = [100 * shares[layer] for layer in layers]
+        axes.bar(at, heights, width, color=COLOURS[1 + i], label=label)
+    axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=8)
+    axes.set_ylim(0, 100)
+    _label(axes, "what is kept in each layer", "", "% of the dense layer")
+    axes.legend(frameon=False, loc="upper center", ncols=3)
+    return figure
+
+
+def speed_ups(speed: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Run -> {what: times as fast as dense}."""
+    figure, [axes] = _figure(1)
+    whats = list(next(iter(speed.values())))
+    width = 0.8 / len(speed)
+    for i, (label, values) in enumerate(speed.items()):
+        at = [j + (i - (len(speed) - 1) / 2) * width for j in range(len(whats))]
+        bars = axes.bar(at, [values[w] for w in whats], width, color=COLOURS[1 + i], label=label)
+        axes.bar_label(bars, fmt="%.2fx", fontsize=9, padding=2)
+    axes.axhline(1, color="#444", linewidth=1, linestyle="--")
+    axes.set_xticks(range(len(whats)), whats)
+    axes.margins(y=0.15)
+    _label(axes, "measured speed-up over dense", "", "times as fast")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)

@@ -1,0 +1,89 @@
+"""How many channels each group keeps: a global ranking under a budget, in widths that run well.
+
+Channels of all groups stand in one list, by score, group, index; the lowest go. A group's width is
+rounded to a multiple of `round_to`, since time is a staircase in the width; the first n channels of
+the list go, with the smallest n whose rounded widths meet the budget. What rounding left unused is
+given back in whole steps to the channels of the highest score that still fit.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsetrain.shrink.graph import Graph, Group, Widths
+
+Cost = Callable[[Graph, Widths | None], float]
+COSTS: dict[str, Cost] = {
+    "flops": Graph.flops,
+    "parameters": Graph.parameters,
+    "channels": Graph.channels,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a group's width may be."""
+
+    round_to: int  # a multiple of this, or the full width
+    min_channels: int
+
+    def least(self, group: Group) -> int:
+        return min(group.width, max(self.min_channels, self.round_to))
+
+    def nearest(self, group: Group, width: int) -> int:
+        rounded = math.floor(width / self.round_to + 0.5) * self.round_to
+        return min(group.width, max(self.least(group), rounded))
+
+
+def kept_channels(
+    graph: Graph, scores: Mapping[str, Tensor], cost: Cost, budget: float, limits: Limits
+) -> dict[str, Tensor]:
+    """Group name -> channels that stay, `[kept]` int64 ascending; cost at most `budget`."""
+    free = graph.free
+    owner = torch.cat([torch.full((g.width,), i) for i, g in enumerate(free)])
+    lowest = owner[torch.cat([scores[g.name].double() for g in free]).argsort(stable=True)]
+
+    def widths(removed: int) -> dict[str, int]:
+        gone = torch.bincount(lowest[:removed], minlength=len(free)).tolist()
+        return {g.name: limits.nearest(g, g.width - n) for g, n in zip(free, gone, strict=True)}
+
+    low, high = -1, len(lowest)  # the least n that meets the budget lies in (low, high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(graph, widths(middle)) <= budget else (middle, high)
+    final = _widened(graph, scores, widths(high), limits, lambda w: cost(graph, w) <= budget)
+    return {g.name: _best(scores[g.name], final[g.name]) for g in free}
+
+
+def narrowest(graph: Graph, limits: Limits) -> dict[str, int]:
+    """The smallest widths that are allowed."""
+    return {g.name: limits.least(g) for g in graph.free}
+
+
+def _widened(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    widths: dict[str, int],
+    limits: Limits,
+    fits: Callable[[Widths], bool],
+) -> dict[str, int]:
+    """Widen groups a step at a time, the best next channels first, while the budget allows."""
+    ranked = {g.name: scores[g.name].double().sort(descending=True).values for g in graph.free}
+    full = {g.name: g.width for g in graph.free if widths[g.name] < g.width}
+    while full:
+        after = {n: min(full[n], widths[n] + limits.round_to) for n in full}
+        gain = {n: float(ranked[n][widths[n] : after[n]].mean()) for n in full}
+        name = max(gain, key=gain.__getitem__)
+        wider = {**widths, name: after[name]}
+        if fits(wider):
+            widths = wider
+        if not fits(wider) or widths[name] == full[name]:
+            del full[name]
+    return widths
+
+
+def _best(score: Tensor, keep: int) -> Tensor:
+    return score.double().argsort(descending=True, stable=True)[:keep].sort().values

@@ -1,0 +1,114 @@
+"""A model's channels: which can only go together, where each sits, what each costs.
+
+One channel of a group is a place in each of the group's members:
+
+    conv1.weight[j, :]   bn1.weight[j]   bn1.running_mean[j]   conv2.weight[:, j]   ...
+
+shrink/trace.py finds the groups; nothing here knows where they come from.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+Widths = Mapping[str, int]  # group name -> channels kept; a group that is not named keeps all
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a group's channels sit in one parameter or buffer."""
+
+    tensor: str
+    dim: int
+    index: Tensor  # `[width, repeat]` int64: channel j owns entries index[j] along dim
+    consumes: bool  # the layer reads the channel here, so that cutting here removes its effect
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that touch the same tensors; each can go without the others."""
+
+    name: str  # the first parameter that produces the channels, without its ".weight"
+    width: int
+    members: tuple[Member, ...]
+    fixed: str | None = None  # why no channel may go, or None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One use of a convolution or linear layer: 2 * positions * weight.numel() FLOPs a sample."""
+
+    weight: str
+    positions: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced model: its groups of channels and its layers, with the shape of every tensor."""
+
+    groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    trainable: frozenset[str]  # the names in `shapes` that are parameters; the rest are buffers
+
+    @property
+    def free(self) -> tuple[Group, ...]:
+        """The groups that may lose channels."""
+        return tuple(g for g in self.groups if g.fixed is None)
+
+    def fixing(self, wanted: Callable[[Member], bool], why: str) -> "Graph":
+        """The same graph, with the groups fixed that produce channels in a wanted member."""
+        groups = tuple(
+            replace(g, fixed=why)
+            if g.fixed is None and any(wanted(m) for m in g.members if not m.consumes)
+            else g
+            for g in self.groups
+        )
+        return replace(self, groups=groups)
+
+    def __getitem__(self, name: str) -> Group:
+        return next(g for g in self.groups if g.name == name)
+
+    def flops(self, widths: Widths | None = None) -> int:
+        """FLOPs of one sample: two a weight and output position of its layers."""
+        left = self._sizes(widths or {})
+        return sum(2 * layer.positions * left[layer.weight] for layer in self.layers)
+
+    def parameters(self, widths: Widths | None = None) -> int:
+        """Number of parameters, biases and norms included."""
+        left = self._sizes(widths or {})
+        return sum(left[name] for name in self.trainable)
+
+    def channels(self, widths: Widths | None = None) -> int:
+        """Channels of the groups that may lose some."""
+        return sum((widths or {}).get(group.name, group.width) for group in self.free)
+
+    def channel_flops(self, group: Group, consumers: bool = True) -> float:
+        """FLOPs of a sample that go with one channel of `group` at full width.
+
+        Its own filters, and with `consumers` the input slices of the layers that read it too.
+        """
+        share: dict[str, float] = {}
+        for member in group.members:
+            if consumers or not member.consumes:
+                part = member.index.shape[1] / self.shapes[member.tensor][member.dim]
+                share[member.tensor] = share.get(member.tensor, 0.0) + part
+        size = self._sizes({})
+        return sum(2 * n.positions * size[n.weight] * share.get(n.weight, 0) for n in self.layers)
+
+    def _sizes(self, widths: Widths) -> dict[str, int]:
+        """Tensor name -> entries that are left at these widths."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        for group in self.free:
+            gone = group.width - widths.get(group.name, group.width)
+            for member in group.members if gone else ():
+                shapes[member.tensor][member.dim] -= gone * member.index.shape[1]
+        return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def named_tensor(model: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of this dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf)

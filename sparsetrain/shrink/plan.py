@@ -1,0 +1,209 @@
+"""Plan a removal of channels, look at it, prove it, carry it out."""
+
+import io
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsetrain.nearest import unknown
+from sparsetrain.shrink import budget as budgets
+from sparsetrain.shrink.apply import Attachments, Cut, cut_channels
+from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.proof import Proof, expect
+from sparsetrain.shrink.trace import trace
+
+Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels go. `print(plan)` shows it; nothing is changed before `apply`."""
+
+    model: nn.Module
+    sample: Any
+    graph: Graph
+    scores: Mapping[str, Tensor]  # group name -> `[width]` worth of each channel
+    kept: Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels that stay, by group."""
+        return {name: len(kept) for name, kept in self.kept.items()}
+
+    def share(self, what: str) -> float:
+        """Share of "flops", "parameters" or "channels" that is kept, in 0-1."""
+        cost = budgets.COSTS[what]
+        return cost(self.graph, self.widths) / cost(self.graph, {})
+
+    def apply(
+        self,
+        optimizer: Optimizer | None = None,
+        ema: nn.Module | None = None,
+        masks: dict[str, Tensor] | None = None,
+        verify: bool = True,
+    ) -> None:
+        """Remove the channels for real, in place, from the model and all that goes with it.
+
+        Args:
+            optimizer: holds this model's parameters; its state shrinks along.
+            ema: an averaged copy of the model, or an `AveragedModel`.
+            masks: parameter name -> bool mask of the parameter's shape.
+            verify: prove on the sample that the outputs equal those of the masked model; if they
+                do not, everything is put back.
+
+        Raises:
+            RuntimeError: the shrunk model does not compute what the masked model computes.
+        """
+        attached = Attachments(optimizer, ema, masks or {})
+        proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
+        cut = cut_channels(self.model, self.graph, self.kept, attached)
+        if proof is not None:
+            self._check(cut, proof)
+
+    def verify(self) -> float:
+        """Prove the plan and leave the model as it was.
+
+        Compares outputs in evaluation mode, and outputs and every gradient in training mode, of
+        the shrunk model with those of the model that has the removed channels masked.
+
+        Returns:
+            The largest error, relative to the largest entry of what is compared.
+
+        Raises:
+            RuntimeError: they differ by more than rounding, or the shrunk model does not run.
+        """
+        proof = expect(self.model, self.graph, self.kept, self.sample, training=True)
+        cut = cut_channels(self.model, self.graph, self.kept, Attachments())
+        error = self._check(cut, proof)
+        cut.undo()
+        return error
+
+    def _check(self, cut: Cut, proof: Proof) -> float:
+        try:
+            return proof.check(self.model)
+        except BaseException:
+            cut.undo()
+            raise
+
+    def __str__(self) -> str:
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(self.table())
+        return console.export_text().rstrip()
+
+    def table(self) -> Table:
+        """One row a group: what goes, what stays, what cannot go and why."""
+        shares = ", ".join(f"{100 * self.share(w):.1f}% of the {w}" for w in budgets.COSTS)
+        caption = f"keeps {shares}"
+        table = Table("channels of", caption=caption, caption_style="", min_width=len(caption))
+        for heading in ("width", "kept"):
+            table.add_column(heading, justify="right")
+        table.add_column("why")
+        for group in self.graph.groups:
+            if all(m.tensor not in self.graph.trainable for m in group.members):
+                continue
+            kept = str(len(self.kept[group.name])) if group.fixed is None else "all"
+            table.add_row(group.name, str(group.width), kept, group.fixed or "")
+        return table
+
+
+def plan(
+    model: nn.Module,
+    sample: Any,
+    score: Score,
+    *,
+    flops: float | None = None,
+    parameters: float | None = None,
+    channels: float | None = None,
+    round_to: int | None = None,
+    min_channels: int = 1,
+    protect: Collection[str] = (),
+) -> Plan:
+    """Choose which channels of `model` go so that at most a given share of its cost stays.
+
+    Args:
+        model: any module that `torch.export` can trace; left as it was.
+        sample: one input of the model, or a tuple or dict of them.
+        score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
+        flops, parameters, channels: the share to keep, in (0, 1]; exactly one of them.
+        round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
+            with AVX-512, else 8.
+        min_channels: no group gets narrower than this.
+        protect: names of modules that keep all their channels.
+
+    Raises:
+        ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
+            name in `protect`, or a budget that would empty a layer.
+    """
+    what, share = _budget(flops=flops, parameters=parameters, channels=channels)
+    graph = _protected(trace(model, sample), model, protect)
+    if not graph.free:
+        raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
+    unit = default_round_to(model) if round_to is None else round_to
+    if unit < 1 or min_channels < 1:
+        raise ValueError(f"plan: need round_to, min_channels >= 1, got {unit}, {min_channels}")
+    limits = budgets.Limits(unit, min_channels)
+    cost, whole = budgets.COSTS[what], budgets.COSTS[what](graph, {})
+    least = cost(graph, budgets.narrowest(graph, limits)) / whole
+    if least > share:
+        hint = "; a smaller round_to reaches further" if unit > 1 else ""
+        raise ValueError(
+            f"plan: {what}={share:g} would empty a layer: with at least"
+            f" {max(unit, min_channels)} channels in each, {least:.3f} remain{hint}"
+        )
+    scores = _checked(score(model, graph), graph)
+    kept = budgets.kept_channels(graph, scores, cost, share * whole, limits)
+    return Plan(model, sample, graph, scores, kept)
+
+
+def default_round_to(model: nn.Module) -> int:
+    """Width step that the model's device runs without waste: SIMD lanes or tensor-core tiles."""
+    parameter = next(model.parameters(), None)
+    on_cpu = parameter is None or parameter.device.type == "cpu"
+    return 16 if on_cpu and "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+
+
+def _budget(**shares: float | None) -> tuple[str, float]:
+    given = {name: share for name, share in shares.items() if share is not None}
+    if len(given) != 1:
+        raise ValueError(f"plan: need one of {', '.join(shares)}, got {list(given) or 'none'}")
+    [(what, share)] = given.items()
+    if not 0 < share <= 1:
+        raise ValueError(f"plan: {what} is the share to keep, in (0, 1], got {share}")
+    return what, share
+
+
+def _protected(graph: Graph, model: nn.Module, protect: Collection[str]) -> Graph:
+    modules = dict(model.named_modules())
+    for name in protect:
+        if name not in modules:
+            raise unknown("module to protect", name, modules, listed=False)
+    return graph.fixing(
+        lambda member: any(f"{member.tensor}.".startswith(f"{name}.") for name in protect),
+        "it is protected",
+    )
+
+
+def _reasons(graph: Graph) -> str:
+    reasons = list(dict.fromkeys(g.fixed for g in graph.groups if g.fixed))
+    return "; ".join(reasons[:3]) or "it has no layer with channels"
+
+
+def _checked(scores: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
+    checked = {}
+    for group in graph.free:
+        score = scores[group.name].detach().cpu()
+        if score.shape != (group.width,):
+            raise ValueError(f"plan: {group.name} has {group.width} channels, {score.shape} scores")
+        if score.isnan().any():
+            raise ValueError(
+                f"plan: {int(score.isnan().sum())} channels of {group.name} score NaN;"
+                " is the loss finite on this batch?"
+            )
+        checked[group.name] = score
+    return checked

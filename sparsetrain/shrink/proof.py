@@ -1,0 +1,110 @@
+"""Does the shrunk network compute what the network with masked channels computed?
+
+The masked network is the whole one with the removed channels cut where layers read them. Both run
+on the same sample; outputs must be equal to float rounding, and in training mode also the gradients
+of a fixed random projection of the output, entry by entry of everything that stayed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from sparsetrain.modes import quietly
+from sparsetrain.shrink.apply import Kept, entries, masked
+from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.trace import arguments
+
+# Sums of up to some thousand products change in their order; relative to the largest entry.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the shrunk model must compute on the sample."""
+
+    sample: Any
+    outputs: list[Tensor]  # evaluation mode
+    trained: tuple[list[Tensor], dict[str, Tensor]] | None  # training mode: outputs, gradients
+
+    def check(self, model: nn.Module) -> float:
+        """The largest relative error; RuntimeError where it is more than rounding."""
+        try:
+            found = _outputs(model, self.sample)
+            error = _compare(["output"] * len(found), self.outputs, found, slack=1)
+            if self.trained is not None:
+                outputs, gradients = _trained(model, self.sample)
+                names = ["training output"] * len(outputs)
+                error = max(error, _compare(names, self.trained[0], outputs, slack=1))
+                wanted = self.trained[1]
+                names = [f"gradient of {name}" for name in wanted]
+                grads = [gradients[name] for name in wanted]
+                # Rounding can switch a ReLU near zero, which gradients feel and outputs do not.
+                error = max(error, _compare(names, list(wanted.values()), grads, slack=50))
+        except RuntimeError as problem:
+            reason = str(problem).splitlines()[0]
+            raise RuntimeError(f"the shrunk model fails its proof: {reason}") from problem
+        return error
+
+
+def expect(
+    model: nn.Module, graph: Graph, kept: Kept, sample: Any, training: bool = False
+) -> Proof:
+    """Record what the masked model computes; the model is left as it was."""
+    with masked(model, graph, kept):
+        outputs = _outputs(model, sample)
+        trained = _trained(model, sample) if training else None
+    if trained is not None:
+        stays = entries(graph, kept)
+        trained = trained[0], {n: _kept(g, stays.get(n, {})) for n, g in trained[1].items()}
+    return Proof(sample, outputs, trained)
+
+
+def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
+    for dim, index in stays.items():
+        gradient = gradient.index_select(dim, index.to(gradient.device))
+    return gradient
+
+
+def _outputs(model: nn.Module, sample: Any) -> list[Tensor]:
+    args, kwargs = arguments(sample)
+    with torch.no_grad(), quietly(model, training=False):
+        return _tensors(model(*args, **kwargs))
+
+
+def _trained(model: nn.Module, sample: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    args, kwargs = arguments(sample)
+    with torch.enable_grad(), quietly(model, training=True):
+        outputs = _tensors(model(*args, **kwargs))
+        total = sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
+        wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    found = {n: g for n, g in zip(wanted, gradients, strict=True) if g is not None}
+    return [o.detach() for o in outputs], found
+
+
+def _projection(output: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(output.shape, generator=generator).to(output)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _compare(names: list[str], wanted: list[Tensor], found: list[Tensor], slack: float) -> float:
+    """Largest error over all tensors, relative to the largest entry of them all."""
+    scale = max([float(t.double().abs().max()) for t in wanted if t.numel()], default=0.0)
+    worst = 0.0
+    for name, a, b in zip(names, wanted, found, strict=True):
+        if a.shape != b.shape:
+            raise RuntimeError(f"its {name} is {list(b.shape)} instead of {list(a.shape)}")
+        if a.numel() == 0:
+            continue
+        error = float((a.double() - b.double()).abs().max()) / max(scale, 1e-30)
+        if not error <= slack * TOLERANCE.get(a.dtype, TOLERANCE[torch.float32]):
+            raise RuntimeError(f"its {name} is off by {error:.1e} of the largest entry")
+        worst = max(worst, error)
+    return worst

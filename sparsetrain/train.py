@@ -1,0 +1,160 @@
+"""Train a network, dense or pruned: one function, a loop like any other in PyTorch.
+
+A run is a function of its config, machine and thread count: batches depend on (seed, epoch, step),
+so a run that was killed and resumed ends with the same weights, bit for bit. The run folder:
+sparsetrain/runs.py.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sparsetrain import runs
+from sparsetrain.config import Config
+from sparsetrain.data import Images, Split, load
+from sparsetrain.interrupt import Interrupt
+from sparsetrain.masks import sparsity
+from sparsetrain.progress import Progress
+from sparsetrain.runs import Run
+from sparsetrain.schedules import learning_rate
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the last checkpoint is whole."""
+
+
+def train(
+    config: Config,
+    folder: Path | None = None,
+    *,
+    data: Images | None = None,
+    model: nn.Module | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Train by `config`; with `resume`, go on from the checkpoint in `folder`.
+
+    Args:
+        folder: the run folder; without one nothing is written.
+        data: images to use instead of the config's.
+        model: a network of the user's own instead of the config's, moved to the device.
+        progress: where steps and epochs are shown.
+
+    Returns:
+        The run; not `finished` if Ctrl-C ended it, after a checkpoint.
+
+    Raises:
+        ValueError: the config, the data or the checkpoint does not fit, before anything is lost.
+        TrainingError: the loss became NaN or infinite.
+    """
+    config.prepare_torch()
+    data = data or load(config.data, config.data_dir, workers=config.workers)
+    progress = progress or Progress.silent()
+    open_run = runs.resume if resume else runs.start
+    run = open_run(config, folder, data, model)
+    with Interrupt() as interrupt:
+        while not run.finished:
+            _train_epoch(run, data.train, folder, progress, interrupt)
+            if interrupt.asked:
+                runs.save(folder, run)
+                return run
+            _end_epoch(run, data.test, progress)
+            runs.save(folder, run)
+    run.method.finish()
+    return run
+
+
+def _train_epoch(
+    run: Run, split: Split, folder: Path | None, progress: Progress, interrupt: Interrupt
+) -> None:
+    config, steps = run.config, split.steps(run.config.batch_size, train=True)
+    run.model.train()
+    for x, y in _batches(config, split, train=True, epoch=run.epoch, start=run.step):
+        began = time.perf_counter()
+        step = run.epoch * steps + run.step
+        rate = config.lr * learning_rate(
+            config.schedule, step, config.epochs * steps, round(config.warmup_epochs * steps)
+        )
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        loss, correct = _train_step(run, x, y)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {run.epoch + 1}, step {run.step + 1} of {steps}"
+                f" (learning rate {rate:.3g}); try a smaller one, or --warmup-epochs 1"
+            )
+        run.step += 1
+        run.loss, run.correct = run.loss + loss * len(y), run.correct + correct
+        run.seen, run.seconds = run.seen + len(y), run.seconds + time.perf_counter() - began
+        progress.step(run.epoch, run.step, steps, run.loss / run.seen, run.correct / run.seen)
+        if interrupt.asked:
+            return
+        if config.checkpoint_every and run.step % config.checkpoint_every == 0:
+            runs.save(folder, run)
+
+
+def _train_step(run: Run, x: Tensor, y: Tensor) -> tuple[float, int]:
+    """One step of any PyTorch training loop, with the method's two hooks."""
+    run.optimizer.zero_grad()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=run.config.bf16):
+        output = run.model(x)
+        loss = cross_entropy(output, y, label_smoothing=run.config.label_smoothing)
+    loss.backward()
+    run.method.after_backward()
+    run.optimizer.step()
+    run.method.after_step()
+    return loss.item(), int((output.argmax(1) == y).sum())
+
+
+def _end_epoch(run: Run, test: Split, progress: Progress) -> None:
+    test_loss, test_accuracy = evaluate(run.model, test, run.config)
+    record = {
+        "epoch": run.epoch + 1,
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "train_loss": run.loss / run.seen,
+        "train_accuracy": run.correct / run.seen,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "sparsity": sparsity(run.method.masks),
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "seconds": run.seconds,
+    }
+    run.history.append(record)
+    progress.epoch(record)
+    run.epoch += 1
+    run.step = run.correct = run.seen = 0
+    run.loss = run.seconds = 0.0
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, config: Config) -> tuple[float, float]:
+    """Mean cross entropy and accuracy in 0-1 on a split, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    loss = correct = 0.0
+    for x, y in _batches(config, split, train=False):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.bf16):
+            output = model(x)
+        loss += cross_entropy(output.float(), y, reduction="sum").item()
+        correct += (output.argmax(1) == y).sum().item()
+    model.train(was_training)
+    return loss / len(split), correct / len(split)
+
+
+def _batches(
+    config: Config, split: Split, *, train: bool, epoch: int = 0, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    return split.batches(
+        config.batch_size,
+        train=train,
+        seed=config.seed,
+        epoch=epoch,
+        start=start,
+        device=config.torch_device,
+        channels_last=config.channels_last,
+    )
