@@ -3,7 +3,7 @@
 # make lint       check style and types
 # make format     put the code into that style
 # make build      only set up: .venv with the package compiled in it
-# make clean      remove what builds and runs leave behind
+# make clean      remove what builds and caches leave behind
 # make distclean  remove .venv too
 #
 # Each sets up first what it needs. PYTHON=python3.12 make ... picks the interpreter, CXX the compiler.
@@ -43,7 +43,7 @@ $(ready): pyproject.toml constraints.txt setup.py $(wildcard scripts/setup*) $(c
 	@PYTHON='$(PYTHON)' scripts/setup.sh $@
 
 clean:
-	rm -rf build dist *.egg-info sparsetrain/*.so runs .pytest_cache .ruff_cache .venv/.ready*
+	rm -rf build dist *.egg-info sparsetrain/*.so .pytest_cache .ruff_cache .venv/.ready*
 	find sparsetrain kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean

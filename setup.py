@@ -30,7 +30,7 @@ TORCH_2_11 = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the oldest torch thi
 
 sources = sorted(Path("csrc/torch").glob("*.cpp"))
 # Without contraction a*b + c rounds twice, on every machine alike.
-flags = {"cxx": ["-O3", "-ffp-contract=off", "-Wall", TORCH_2_11, "-DPy_LIMITED_API=0x030A0000"]}
+flags = {"cxx": ["-std=c++17", "-O3", "-ffp-contract=off", "-Wall", TORCH_2_11, "-DPy_LIMITED_API=0x030A0000"]}
 libraries, library_dirs = [], []
 if sys.platform == "linux":
     flags["cxx"].append("-fopenmp")
@@ -51,7 +51,7 @@ if wanted != "0" and nvcc:  # a CPU-only torch builds the CUDA half too; it is u
     home = Path(top[1].strip()).resolve()
     cpp_extension.CUDA_HOME = str(home)
     sources += sorted(Path("kernels").glob("*.cu"))
-    flags["nvcc"] = ["-O3", "-lineinfo", "-DUSE_CUDA", TORCH_2_11]
+    flags["nvcc"] = ["-std=c++17", "-O3", "-lineinfo", "-DUSE_CUDA", TORCH_2_11]
     libraries = ["cudart_static", "dl", "rt", "pthread"]
     library_dirs = [str(home / "lib64")]
 

@@ -129,7 +129,8 @@ def train(
         _exit(INTERRUPTED, f"interrupted; go on with: sparsetrain train --resume {folder}")
     notes = [note for note in (data.note, config.note) if note]
     report.write_run(folder / "report.html", run, build_model(config, data), notes)
-    console.print("  ".join([f"report: {folder / 'report.html'}", *notes]), highlight=False)
+    for line in (f"report: {folder / 'report.html'}", *notes):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _new_folder(config: Config) -> Path:

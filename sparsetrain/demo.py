@@ -85,7 +85,7 @@ def _show(
     results = {label: asdict(cost) | runs[label].history[-1] for label, cost in costs.items()}
     found = {"machine": machine(config.torch_device.type), "config": asdict(config)}
     write_text(folder / "results.json", json.dumps(found | {"results": results}, indent=2) + "\n")
-    console.print(f"report: {folder / 'report.html'}", highlight=False)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _facts(config: Config, runs: Mapping[str, Run], costs: Mapping[str, Cost]) -> Facts:

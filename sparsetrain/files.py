@@ -31,6 +31,12 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what writes that were killed half-way left in `folder`."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from sparsetrain import checkpoint
 from sparsetrain.config import Config, build_method, build_model, build_optimizer
 from sparsetrain.data import Images
-from sparsetrain.files import write_text
+from sparsetrain.files import remove_parts, write_text
 from sparsetrain.methods import Method
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -82,6 +82,7 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     """The run in `folder`, as it was at its last checkpoint."""
     if folder is None:
         raise ValueError("train: resume needs the run's folder")
+    remove_parts(folder)
     state = checkpoint.load(folder / CHECKPOINT)
     _check_same(state.get("config", {}), config, folder)
     model = build_model(config, data) if model is None else model

@@ -69,7 +69,7 @@ class ThreeSP:
             with torch.enable_grad(), quietly(model, self.training):
                 loss = self.loss_fn(_call(model, inputs), target)
                 if not torch.isfinite(loss):
-                    raise ValueError(f"ThreeSP: the loss on this batch is {float(loss)}")
+                    raise ValueError(f"ThreeSP: the loss on this batch is {loss.item()}")
                 grads = torch.autograd.grad(loss, list(chosen.values()), materialize_grads=True)
         finally:
             for parameter in frozen:
@@ -83,8 +83,8 @@ class ThreeSP:
         total = torch.zeros(group.width, dtype=torch.float64)
         for member in group.members:
             if member.consumes == reads and member.tensor in sensitivity:
-                entries = power(sensitivity[member.tensor]).movedim(member.dim, 0).flatten(1)
-                total += entries.sum(1)[member.index].sum(1)
+                entries = power(sensitivity[member.tensor]).movedim(member.dim, 0)
+                total += entries.reshape(len(entries), -1).sum(1)[member.index].sum(1)
         if self.per_flop == "none":
             return total.abs()
         return total.abs() / graph.channel_flops(group, consumers=self.per_flop == "removed")

@@ -1,0 +1,5 @@
+"""`python -m sparsetrain` is the command line."""
+
+from sparsetrain.cli import main
+
+main()

@@ -1,0 +1,157 @@
+import pytest
+import torch
+from torch import nn
+
+from sparsetrain.shrink import trace
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward given as a function of the net and its input."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+IMAGE = torch.randn(2, 3, 8, 8)
+
+
+def widths(graph):
+    return {g.name: g.width for g in graph.free}
+
+
+def places(group):
+    return {(m.tensor, m.dim): m.index.tolist() for m in group.members}
+
+
+def test_worked_by_hand():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    graph = trace(net, torch.randn(4, 2))
+    rows = [[0], [1], [2]]
+    assert places(graph["0"]) == {("0.weight", 0): rows, ("0.bias", 0): rows, ("2.weight", 1): rows}
+    assert [m.tensor for m in graph["0"].members if m.consumes] == ["2.weight"]
+    assert graph["0 (input)"].fixed == "it is the model's input"
+    assert graph["2"].fixed == "it is the model's output"
+    assert graph.flops() == 2 * (2 * 3 + 3 * 1)
+    assert graph.flops({"0": 1}) == 2 * (2 * 1 + 1 * 1)
+    assert graph.parameters({"0": 1}) == (2 + 1) + (1 + 1)
+    assert graph.channel_flops(graph["0"]) == 2 * (2 + 1)
+    assert graph.channel_flops(graph["0"], consumers=False) == 2 * 2
+
+
+def test_flatten_gives_a_channel_all_its_positions():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3), nn.Flatten(), nn.Linear(16, 2))
+    graph = trace(net, IMAGE)
+    assert places(graph["0"])["3.weight", 1] == [[4 * c + p for p in range(4)] for c in range(4)]
+    assert graph.layers[0].positions == 36
+
+
+def test_batch_norm_moves_with_its_statistics():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    tensors = {m.tensor for m in trace(net, IMAGE)["0"].members}
+    assert tensors == {
+        *("0.weight", "0.bias", "1.weight", "1.bias"),
+        *("1.running_mean", "1.running_var", "3.weight"),
+    }
+
+
+def test_added_branches_are_one_group():
+    net = Net(
+        lambda n, x: n.out(n.a(x) + n.b(x)),
+        a=nn.Conv2d(3, 6, 1),
+        b=nn.Conv2d(3, 6, 1),
+        out=nn.Conv2d(6, 2, 1),
+    )
+    graph = trace(net, IMAGE)
+    assert widths(graph) == {"a": 6}
+    assert {m.tensor for m in graph["a"].members} == {
+        *("a.weight", "a.bias", "b.weight", "b.bias", "out.weight")
+    }
+
+
+def test_joined_branches_keep_their_own_groups():
+    net = Net(
+        lambda n, x: n.out(torch.cat([n.a(x), n.b(x)], 1)),
+        a=nn.Conv2d(3, 2, 1),
+        b=nn.Conv2d(3, 3, 1),
+        out=nn.Conv2d(5, 2, 1),
+    )
+    graph = trace(net, IMAGE)
+    assert widths(graph) == {"a": 2, "b": 3}
+    assert places(graph["b"])["out.weight", 1] == [[2], [3], [4]]
+
+
+def test_a_layer_called_twice_ties_input_and_output():
+    net = Net(
+        lambda n, x: n.out(n.mid(n.mid(n.a(x)).relu())),
+        a=nn.Linear(3, 5),
+        mid=nn.Linear(5, 5),
+        out=nn.Linear(5, 2),
+    )
+    graph = trace(net, torch.randn(2, 3))
+    assert widths(graph) == {"a": 5}
+    assert {(m.tensor, m.dim) for m in graph["a"].members} >= {("mid.weight", 0), ("mid.weight", 1)}
+    assert len(graph.layers) == 4
+
+
+def test_scaling_by_a_gate_ties_both():
+    net = Net(
+        lambda n, x: n.out((y := n.a(x)) * n.gate(y.mean((2, 3), keepdim=True)).sigmoid()),
+        a=nn.Conv2d(3, 4, 1),
+        gate=nn.Conv2d(4, 4, 1),
+        out=nn.Conv2d(4, 2, 1),
+    )
+    assert widths(trace(net, IMAGE)) == {"a": 4}
+
+
+def test_channels_last_by_permute():
+    net = Net(
+        lambda n, x: n.out(n.a(x).permute(0, 2, 3, 1)),
+        a=nn.Conv2d(3, 4, 1),
+        out=nn.Linear(4, 2),
+    )
+    assert widths(trace(net, IMAGE)) == {"a": 4}
+
+
+@pytest.mark.parametrize(
+    ("why", "forward", "middle"),
+    [
+        ("softmax", lambda n, x: n.out(n.a(x).softmax(1)), None),
+        ("groups=2", lambda n, x: n.out(n.mid(n.a(x))), nn.Conv2d(4, 4, 1, groups=2)),
+        ("splits or mixes", lambda n, x: n.out(n.a(x).view(2, 2, 2, 64).view(2, 4, 8, 8)), None),
+        ("averages over it", lambda n, x: n.out(n.a(x) - n.a(x).mean(1, keepdim=True)), None),
+        ("layer_norm in mid has no rule", lambda n, x: n.out(n.mid(n.a(x))), nn.LayerNorm([8, 8])),
+    ],
+)
+def test_what_has_no_rule_is_fixed_and_says_why(why, forward, middle):
+    layers = {} if middle is None else {"mid": middle}
+    net = Net(forward, a=nn.Conv2d(3, 4, 1), out=nn.Conv2d(4, 2, 1), **layers)
+    graph = trace(net, IMAGE)
+    assert "a" not in widths(graph)
+    assert why in (graph["a"].fixed or "")
+
+
+def test_a_model_that_cannot_be_traced():
+    net = Net(lambda n, x: n.a(x) if x.sum() > 0 else x, a=nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="plan: Net cannot be traced with this sample"):
+        trace(net, torch.randn(2, 3))
+
+
+def test_tracing_changes_nothing():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 2, 3))
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    state = torch.get_rng_state()
+    trace(net, IMAGE)
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_keyword_inputs():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    assert widths(trace(net, {"input": torch.randn(4, 2)})) == {"0": 3}

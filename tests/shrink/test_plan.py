@@ -1,0 +1,129 @@
+import pytest
+import torch
+from torch import nn
+
+from sparsetrain import models, plan
+
+SAMPLE = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+
+
+def by_size(model, graph):
+    """Sum of |w| of the channel's own filter: a score that any model has."""
+    scores = {}
+    for group in graph.free:
+        made = next(m for m in group.members if not m.consumes)
+        scores[group.name] = model.get_parameter(made.tensor).detach().abs().flatten(1).sum(1)
+    return scores
+
+
+def small_net():
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    ).double()
+
+
+@pytest.mark.parametrize("budget", ["flops", "parameters", "channels"])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.25])
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_budget_is_met_and_used(budget, share, round_to):
+    removal = plan(small_net(), SAMPLE, by_size, round_to=round_to, **{budget: share})
+    one_step = 0.14  # of 4 channels in the first layer
+    assert share - one_step < removal.share(budget) <= share
+    assert all(w % round_to == 0 for w in removal.widths.values())
+
+
+def test_lowest_scores_go():
+    scores = {"0": torch.arange(32.0).flip(0), "3": torch.arange(64.0) + 100}
+    removal = plan(small_net(), SAMPLE, lambda m, g: scores, channels=80 / 96, round_to=1)
+    assert removal.kept["0"].tolist() == list(range(16))
+    assert removal.kept["3"].tolist() == list(range(64))
+
+
+def test_equal_scores_keep_the_lower_channels():
+    scores = {"0": torch.ones(32), "3": torch.ones(64)}
+    removal = plan(small_net(), SAMPLE, lambda m, g: scores, flops=0.5, round_to=8)
+    for kept in removal.kept.values():
+        assert kept.tolist() == list(range(len(kept)))
+    assert removal.verify() < 1e-9
+
+
+def test_everything_is_kept_at_a_share_of_one():
+    assert plan(small_net(), SAMPLE, by_size, flops=1.0).share("flops") == 1.0
+
+
+def test_protected_modules_keep_all():
+    removal = plan(small_net(), SAMPLE, by_size, parameters=0.8, protect=["3"])
+    assert "3" not in removal.kept
+    assert "it is protected" in str(removal)
+
+
+def test_min_channels():
+    removal = plan(small_net(), SAMPLE, by_size, flops=0.25, round_to=1, min_channels=20)
+    assert min(removal.widths.values()) >= 20
+
+
+def test_verify_leaves_the_model_as_it_was():
+    model = small_net().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert plan(model, SAMPLE, by_size, flops=0.5).verify() < 1e-9
+    assert model.training
+    assert model[0].out_channels == 32
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in after)
+
+
+def test_the_table_says_what_goes_and_what_stays():
+    text = str(plan(small_net(), SAMPLE, by_size, flops=0.5))
+    assert "of the flops" in text
+    assert "it is the model's output" in text
+    assert len(text.splitlines()[0]) <= 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "need one of flops, parameters, channels, got none"),
+        ({"flops": 0.5, "channels": 0.5}, r"got \['flops', 'channels'\]"),
+        ({"flops": 0.0}, r"flops is the share to keep, in \(0, 1\], got 0.0"),
+        ({"flops": 1.5}, "got 1.5"),
+        ({"flops": 1e-5}, "flops=1e-05 would empty a layer: with at least 8 channels in each"),
+        ({"flops": 0.5, "round_to": 0}, "need round_to, min_channels >= 1, got 0, 1"),
+        ({"flops": 0.5, "protect": ["33"]}, "no module to protect is called '33'; did you mean"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        plan(small_net(), SAMPLE, by_size, **{"round_to": 8, **options})
+
+
+def test_nothing_to_prune():
+    with pytest.raises(ValueError, match="no channel of Linear can go: it is the model's"):
+        plan(nn.Linear(3, 2), torch.randn(1, 3), by_size, flops=0.5)
+
+
+def test_nan_scores_name_their_group():
+    bad = {"0": torch.full((32,), float("nan")), "3": torch.ones(64)}
+    with pytest.raises(ValueError, match="32 channels of 0 score NaN"):
+        plan(small_net(), SAMPLE, lambda m, g: bad, flops=0.5)
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+@pytest.mark.parametrize("image_size", [32, 64, 224])
+def test_every_model_shrinks_provably(name, image_size):
+    width = 1.0 if name == "resnet20" else 0.125
+    model = models.build(name, classes=7, image_size=image_size, width=width).double()
+    sample = torch.randn(2, 3, image_size, image_size, dtype=torch.float64)
+    removal = plan(model, sample, by_size, flops=0.4, round_to=2)
+    assert removal.verify() < 1e-9
+    removal.apply()
+    assert 0.3 < removal.share("flops") <= 0.4
+    assert model(sample).shape == (2, 7)

@@ -1,0 +1,154 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sparsetrain import cli, runs
+
+QUICK = ["--model=alexnet", "--width=0.05", "--epochs=1"]
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sparsetrain", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_train_writes_its_folder_and_resumes(call, tmp_path):
+    out = tmp_path / "run"
+    code, text, _ = call("train", *QUICK, "--epochs=2", "--out", out, "--note", "a remark")
+    assert code == 0
+    assert "epoch   2/2" in text
+    assert "a remark" in text
+    assert sorted(p.name for p in out.iterdir()) == [
+        *("checkpoint.safetensors", "config.json", "metrics.jsonl", "report.html")
+    ]
+    page = (out / "report.html").read_text()
+    assert "<svg" in page
+    assert "a remark" in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # needs nothing from elsewhere
+    code, text, _ = call("train", "--resume", out)
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "vg16"], "no model is called 'vg16'; did you mean 'vgg16'?"),
+        (["--method", "snip"], "no method is called 'snip'"),
+        (["--data", "cifer10"], "did you mean 'cifar10'?"),
+        (["--data", "cifar10"], "--data-dir"),
+        (["--sparsity", "1.5"], "sparsity must be the share removed, in [0, 1), got 1.5"),
+        (["--model", "no_such_module:make"], "cannot be imported"),
+        (["--resume", "/nonexistent"], "/nonexistent holds no run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(call, tmp_path, words, message):
+    out = [] if "--resume" in words else ["--out", tmp_path / "run"]
+    code, _, errors = call("train", *words, *out)
+    assert code == 2
+    assert len(errors.splitlines()) == 1
+    assert message in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(call, tmp_path):
+    assert call("train", *QUICK, "--out", tmp_path)[0] == 0
+    code, _, errors = call("train", *QUICK, "--out", tmp_path)
+    assert code == 2
+    assert "holds a run; go on with --resume" in errors
+
+
+def test_resume_keeps_to_the_run(call, tmp_path):
+    call("train", *QUICK, "--out", tmp_path)
+    code, _, errors = call("train", "--resume", tmp_path, "--lr", "0.5")
+    assert code == 2
+    assert "was trained with lr=0.05, not 0.5" in errors
+    (tmp_path / runs.CHECKPOINT).write_bytes(b"half")
+    code, _, errors = call("train", "--resume", tmp_path)
+    assert code == 2
+    assert "is damaged" in errors
+
+
+def test_a_users_model_from_a_file(call, tmp_path):
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    layers = nn.Linear(3072, 32), nn.ReLU(), nn.Linear(32, 10)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+        "def wrong():\n"
+        "    return 3\n"
+    )
+    words = ["--epochs=1", "--method=3sp", "--no-channels-last", "--out", tmp_path / "run"]
+    assert call("train", f"--model={source}:make", *words)[0] == 0
+    code, _, errors = call("train", f"--model={source}:wrong", "--out", tmp_path / "other")
+    assert code == 2
+    assert "returned int, not a torch.nn.Module" in errors
+
+
+def test_demo_measures_and_reports(call, tmp_path):
+    code, text, _ = call(
+        "demo",
+        "--model=alexnet",
+        "--width=0.25",
+        "--epochs=1",
+        "--repeats=1",
+        "--dense-epochs=0.3",
+        "--prune-epochs=0.3",
+        "--batch-size=128",
+        "--flops=0.6",
+        "--note=a remark",
+        "--out",
+        tmp_path,
+    )
+    assert code == 0
+    for words in ("test accuracy", "training step, 128", "inference, 1", "peak memory", "a remark"):
+        assert words in text
+    found = json.loads((tmp_path / "results.json").read_text())
+    dense, structured, masked = (found["results"][n] for n in ("dense", "3SP", "DRIVE"))
+    assert structured["flops"] <= 0.6 * dense["flops"]
+    assert masked["disk_bytes"] < 0.5 * dense["disk_bytes"]
+    assert all(r["train_ms"] > 0 < r["peak_bytes"] for r in found["results"].values())
+    assert (tmp_path / "report.html").read_text().count("<svg") == 3
+
+
+def test_doctor(call):
+    code, text, _ = call("doctor", "--json")
+    found = json.loads(text)
+    assert code == 0
+    assert found["topk_mask cpu"] == "ok"
+    assert "torch" in found
+
+
+def test_python_dash_m_and_help():
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsetrain", "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--sparsity" in done.stdout
+    assert "Example:" in done.stdout
+
+
+def test_a_full_disk_is_one_line(call, monkeypatch, tmp_path):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(runs, "write_text", full)
+    code, _, errors = call("train", *QUICK, "--out", tmp_path / "run")
+    assert code == 1
+    assert errors.startswith("sparsetrain: the disk is full: ")
+    assert len(errors.splitlines()) == 1

@@ -1,0 +1,44 @@
+"""Imports point one way: a module may import only from the layers beneath its own."""
+
+import ast
+from pathlib import Path
+
+import sparsetrain
+
+LAYERS = [  # bottom first
+    {"ops", "files", "nearest", "modes", "interrupt", "schedules", "data", "models", "progress"},
+    {"optim", "scores", "plots"},
+    {"masks", "shrink"},
+    {"methods", "checkpoint"},
+    {"bench", "config"},
+    {"runs"},
+    {"train", "report", "doctor"},
+    {"demo"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def test_imports_point_down():
+    root = Path(sparsetrain.__file__).parent
+    wrong = []
+    for path in root.rglob("*.py"):
+        here = path.relative_to(root).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sparsetrain."):
+                there = node.module.split(".")[1]
+                ours = here in LEVEL and there in LEVEL and here != there
+                if ours and LEVEL[there] >= LEVEL[here] and not _only_beneath(here, there):
+                    wrong.append(f"{path.relative_to(root)} imports {node.module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_has_a_layer():
+    root = Path(sparsetrain.__file__).parent
+    found = {p.stem for p in root.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert found - {"__init__"} == set(LEVEL)
+
+
+def _only_beneath(here: str, there: str) -> bool:
+    """`models` names what is unknown with `nearest`, of its own layer."""
+    return there == "nearest" or (here, there) == ("scores", "shrink")  # for its types only

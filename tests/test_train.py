@@ -1,0 +1,215 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from sparsetrain import checkpoint, runs
+from sparsetrain.config import Config
+from sparsetrain.data import load
+from sparsetrain.interrupt import Interrupt
+from sparsetrain.schedules import learning_rate
+from sparsetrain.train import TrainingError, train
+
+QUICK = Config(
+    model="alexnet",
+    width=0.05,
+    batch_size=128,
+    epochs=3,
+    dense_epochs=0.5,
+    prune_epochs=1.0,
+    rounds=5,
+    checkpoint_every=2,
+    lr=0.02,
+    threads=1,
+)
+
+
+def command(config, *more):
+    options = [
+        f"--{n.replace('_', '-')}={v}" for n, v in vars(config).items() if v != getattr(Config(), n)
+    ]
+    return [sys.executable, "-m", "sparsetrain", "train", *options, *more]
+
+
+def tensors(folder):
+    state = checkpoint.load(folder / runs.CHECKPOINT)
+    flat = {}
+
+    def walk(value, path):
+        if isinstance(value, dict):
+            for k, v in value.items():
+                walk(v, f"{path}/{k}")
+        elif isinstance(value, torch.Tensor):
+            flat[path] = value
+
+    walk(state, "")
+    return flat
+
+
+@pytest.mark.parametrize("method", ["dense", "3sp", "drive"])
+def test_killed_in_an_epoch_and_resumed_is_bit_for_bit_the_same(method, tmp_path):
+    config = replace(QUICK, method=method)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(config, whole)
+
+    process = subprocess.Popen(command(config, "--out", str(killed)), stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        time.sleep(0.01)
+        if (killed / runs.CHECKPOINT).exists():
+            state = checkpoint.load(killed / runs.CHECKPOINT)
+            if state["epoch"] >= 1 and state["step"] > 0:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+    assert process.returncode == -signal.SIGKILL
+    state = checkpoint.load(killed / runs.CHECKPOINT)
+    assert 0 < state["step"] < load("digits").train.steps(128, train=True)
+
+    resumed = train(config, killed, resume=True)
+    assert resumed.finished
+    wanted, found = tensors(whole), tensors(killed)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[k], found[k]) for k in wanted)
+    for folder in (whole, killed):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    config = replace(QUICK, epochs=200)
+    process = subprocess.Popen(
+        command(config, "--out", str(tmp_path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / runs.CHECKPOINT).exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == [
+        f"sparsetrain: interrupted; go on with: sparsetrain train --resume {tmp_path}"
+    ]
+    before = checkpoint.load(tmp_path / runs.CHECKPOINT)
+    run = train(replace(config, checkpoint_every=0), tmp_path, resume=True, progress=_StopAfter(3))
+    assert not run.finished
+    steps = load("digits").train.steps(128, train=True)
+    assert run.epoch * steps + run.step == before["epoch"] * steps + before["step"] + 3
+
+
+class _StopAfter:
+    """Presses Ctrl-C in this process after some steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def step(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def epoch(self, record): ...
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_learns_the_digits():
+    config = Config(model="resnet20", epochs=4, batch_size=64, lr=0.05, warmup_epochs=0.5)
+    run = train(config)
+    assert run.history[-1]["test_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adamw", "lr": 1e-3, "schedule": "step"},
+        {"bf16": True, "channels_last": False, "label_smoothing": 0.1},
+        {"nesterov": False, "momentum": 0.0, "schedule": "constant"},
+    ],
+)
+def test_options_train(options, tmp_path):
+    run = train(replace(QUICK, epochs=1, **options), tmp_path)
+    assert run.finished
+    assert math.isfinite(run.history[0]["train_loss"])
+    assert json.loads((tmp_path / "config.json").read_text())["lr"] == run.config.lr
+
+
+def test_methods_do_what_they_say():
+    dense, structured, masked = (
+        train(replace(QUICK, width=0.25, method=m, sparsity=0.8, flops=0.4)).history[-1]
+        for m in ("dense", "3sp", "drive")
+    )
+    assert dense["sparsity"] == structured["sparsity"] == 0.0
+    assert structured["parameters"] < 0.6 * dense["parameters"]
+    assert masked["sparsity"] == pytest.approx(0.8, abs=1e-4)
+
+
+def test_a_users_own_model():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 10))
+    run = train(replace(QUICK, epochs=2, method="3sp"), model=model)
+    assert run.model is model
+    assert model[1].out_features < 64
+
+
+def test_a_nan_loss_stops_with_the_checkpoint_whole(tmp_path):
+    # Without a norm, a huge rate makes the loss infinite in a few steps.
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) in epoch 1, step \d+ of 12"):
+        train(replace(QUICK, lr=1e6, checkpoint_every=1), tmp_path)
+    assert checkpoint.load(tmp_path / runs.CHECKPOINT)["step"] >= 1
+
+
+def test_resuming_something_else(tmp_path):
+    train(replace(QUICK, epochs=1), tmp_path)
+    with pytest.raises(ValueError, match=r"was trained with lr=0.02, not 0.5"):
+        train(replace(QUICK, epochs=1, lr=0.5), tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors is of another model"):
+        train(replace(QUICK, epochs=1), tmp_path, resume=True, model=nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        train(QUICK, tmp_path / "empty", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "driv"}, "no method is called 'driv'; did you mean 'drive'"),
+        ({"sparsity": 1.0}, r"sparsity must be the share removed, in \[0, 1\), got 1.0"),
+        ({"flops": 0.0}, r"flops must be the share kept, in \(0, 1\], got 0.0"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"lr": float("nan")}, "lr must be above 0, got nan"),
+        ({"momentum": 0.0}, "nesterov needs momentum"),
+    ],
+)
+def test_bad_config(options, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**options)
+
+
+def test_rounds_that_do_not_fit_into_the_run():
+    with pytest.raises(ValueError, match="drive ends its last round in step 33, training in step"):
+        train(replace(QUICK, method="drive", dense_epochs=2, epochs=2))
+
+
+def test_learning_rates():
+    assert [learning_rate("constant", s, 10) for s in (0, 9)] == [1, 1]
+    assert [round(learning_rate("step", s, 8), 4) for s in range(8)] == [1] * 4 + [0.1] * 2 + [
+        0.01
+    ] * 2
+    assert [learning_rate("cosine", s, 4) for s in (0, 2)] == [1.0, pytest.approx(0.5)]
+    assert [learning_rate("cosine", s, 10, warmup=3) for s in range(3)] == [0.25, 0.5, 0.75]
+    with pytest.raises(ValueError, match="schedule is one of"):
+        learning_rate("linear", 0, 1)
