@@ -30,7 +30,16 @@ TORCH_2_11 = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the oldest torch thi
 
 sources = sorted(Path("csrc/torch").glob("*.cpp"))
 # Without contraction a*b + c rounds twice, on every machine alike.
-flags = {"cxx": ["-std=c++17", "-O3", "-ffp-contract=off", "-Wall", TORCH_2_11, "-DPy_LIMITED_API=0x030A0000"]}
+flags = {
+    "cxx": [
+        "-std=c++17",
+        "-O3",
+        "-ffp-contract=off",
+        "-Wall",
+        TORCH_2_11,
+        "-DPy_LIMITED_API=0x030A0000",
+    ]
+}
 libraries, library_dirs = [], []
 if sys.platform == "linux":
     flags["cxx"].append("-fopenmp")

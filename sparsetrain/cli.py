@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 
-from sparsetrain import report, runs
+from sparsetrain import runs
 from sparsetrain.config import Config, build_model
 from sparsetrain.data import load
 from sparsetrain.progress import Progress
@@ -112,6 +112,7 @@ def train(
     Example: sparsetrain train --model vgg16 --data cifar10 --data-dir cifar --method drive
     --sparsity 0.9 --epochs 160 --lr 0.1
     """
+    from sparsetrain import report  # loads matplotlib
     from sparsetrain.train import train as run_train
 
     folder = resume or out or _new_folder(config)

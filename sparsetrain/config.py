@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -166,7 +167,7 @@ def _user_model(spec: str) -> nn.Module:
     """What `module:callable` or `path/file.py:callable` returns."""
     where, _, name = spec.rpartition(":")
     try:
-        make = getattr(_import(where), name)
+        make = getattr(import_source(where), name)
     except (ImportError, AttributeError, OSError) as error:
         raise ValueError(f"model {spec!r} cannot be imported: {error}") from error
     model = make()
@@ -175,11 +176,17 @@ def _user_model(spec: str) -> nn.Module:
     return model
 
 
-def _import(where: str):
+def import_source(where: str) -> ModuleType:
+    """A module by its name, the working directory included, or by its file."""
     if not where.endswith(".py"):
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
         return importlib.import_module(where)
-    name = Path(where).stem
-    found = importlib.util.spec_from_file_location(name, where)
+    name, path = Path(where).stem, str(Path(where).resolve())
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == path:
+        return known  # a second execution would make other classes of the same names
+    found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise ImportError(f"no module in {where}")
     module = importlib.util.module_from_spec(found)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from sparsetrain import plots, report
 from sparsetrain.bench.networks import Cost, Network, measure
 from sparsetrain.bench.timing import machine
-from sparsetrain.config import Config, build_model
+from sparsetrain.config import Config, build_method, build_model, import_source
 from sparsetrain.data import Images, load
 from sparsetrain.files import write_text
 from sparsetrain.progress import Progress
@@ -29,6 +30,8 @@ def demo(config: Config, folder: Path, console: Console, repeats: int = 20) -> b
     """
     config.prepare_torch()
     data = load(config.data, config.data_dir, workers=config.workers)
+    for method in LABELS:  # what does not fit together is said now, not after the first training
+        build_method(replace(config, method=method), data)
     runs: dict[str, Run] = {}
     for method, label in LABELS.items():
         progress = Progress(console, config.epochs, f"{label:5}")
@@ -52,7 +55,8 @@ def _measured(
     device, layout = config.torch_device, config.channels_last
     x, y = data.train.sample(size, seed=config.seed, device=device, channels_last=layout)
     networks = {label: Network(run.model, run.method.masks) for label, run in runs.items()}
-    return measure(networks, x, y, repeats)
+    source = config.model.rpartition(":")[0]
+    return measure(networks, x, y, repeats, partial(import_source, source) if source else None)
 
 
 def _show(

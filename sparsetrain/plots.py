@@ -23,7 +23,8 @@ def curves(histories: Mapping[str, History]) -> Figure:
     _label(loss, "training loss", "epoch", "cross entropy")
     _label(accuracy, "test accuracy", "epoch", "%")
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(0.5, max(len(h) for h in histories.values()) + 0.5)
     loss.legend(frameon=False)
     return figure
 
@@ -38,7 +39,8 @@ def kept_by_layer(kept: Mapping[str, Mapping[str, float]]) -> Figure:
         heights = [100 * shares[layer] for layer in layers]
         axes.bar(at, heights, width, color=COLOURS[1 + i], label=label)
     axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=8)
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 118)  # room for the legend
+    axes.set_yticks(range(0, 101, 20))
     _label(axes, "what is kept in each layer", "", "% of the dense layer")
     axes.legend(frameon=False, loc="upper center", ncols=3)
     return figure
@@ -52,8 +54,9 @@ def speed_ups(speed: Mapping[str, Mapping[str, float]]) -> Figure:
     for i, (label, values) in enumerate(speed.items()):
         at = [j + (i - (len(speed) - 1) / 2) * width for j in range(len(whats))]
         bars = axes.bar(at, [values[w] for w in whats], width, color=COLOURS[1 + i], label=label)
-        axes.bar_label(bars, fmt="%.2fx", fontsize=9, padding=2)
-    axes.axhline(1, color="#444", linewidth=1, linestyle="--")
+        on_white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.bar_label(bars, fmt="%.2fx", fontsize=9, padding=3, bbox=on_white)
+    axes.axhline(1, color="#444", linewidth=1, linestyle="--", zorder=0.9)
     axes.set_xticks(range(len(whats)), whats)
     axes.margins(y=0.15)
     _label(axes, "measured speed-up over dense", "", "times as fast")

@@ -97,5 +97,7 @@ def kept_shares(model: nn.Module, dense: nn.Module, masks: Masks) -> dict[str, f
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "sparsetrain"}):  # the same picture gives the same file
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(
+            text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     return text.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]

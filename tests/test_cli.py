@@ -37,7 +37,7 @@ def test_train_writes_its_folder_and_resumes(call, tmp_path):
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "a remark" in page
-    assert "http" not in page.replace("http://www.w3.org", "")  # needs nothing from elsewhere
+    assert "http" not in page.replace("http://www.w3.org", "")  # it needs nothing from elsewhere
     code, text, _ = call("train", "--resume", out)
     assert code == 0
 
@@ -109,6 +109,8 @@ def test_demo_measures_and_reports(call, tmp_path):
         "--prune-epochs=0.3",
         "--batch-size=128",
         "--flops=0.6",
+        "--lr=0.01",
+        "--rounds=3",
         "--note=a remark",
         "--out",
         tmp_path,
@@ -122,6 +124,37 @@ def test_demo_measures_and_reports(call, tmp_path):
     assert masked["disk_bytes"] < 0.5 * dense["disk_bytes"]
     assert all(r["train_ms"] > 0 < r["peak_bytes"] for r in found["results"].values())
     assert (tmp_path / "report.html").read_text().count("<svg") == 3
+
+
+def test_demo_of_a_users_model(call, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    pass\n"
+        "def make():\n"
+        "    return Net(nn.Conv2d(3, 64, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 10))\n"
+    )
+    code, text, errors = call(
+        "demo",
+        f"--model={tmp_path}/own.py:make",
+        "--epochs=1",
+        "--repeats=1",
+        "--dense-epochs=0.2",
+        "--prune-epochs=0.2",
+        "--rounds=2",
+        "--lr=0.01",
+        "--out",
+        tmp_path / "out",
+    )
+    assert (code, errors) == (0, "")
+    assert "peak memory" in text
+
+
+def test_demo_checks_all_runs_before_the_first(call, tmp_path):
+    code, text, errors = call("demo", *QUICK, "--rounds=99", "--out", tmp_path)
+    assert code == 2
+    assert "drive ends its last round in step" in errors
+    assert "epoch" not in text
 
 
 def test_doctor(call):

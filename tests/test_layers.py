@@ -15,6 +15,7 @@ LAYERS = [  # bottom first
     {"train", "report", "doctor"},
     {"demo"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

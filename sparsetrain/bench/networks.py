@@ -45,21 +45,37 @@ class Cost:
     disk_bytes: int
 
 
-def measure(networks: Mapping[str, Network], x: Tensor, y: Tensor, repeats: int) -> dict[str, Cost]:
-    """Name -> cost, on the batch `x`, `y`; the models' weights move by a tiny training step."""
-    device = x.device.type
-    train = milliseconds({n: _train(net, x, y) for n, net in networks.items()}, device, repeats)
-    one = milliseconds({n: _infer(net, x[:1]) for n, net in networks.items()}, device, 3 * repeats)
+def measure(
+    networks: Mapping[str, Network],
+    x: Tensor,
+    y: Tensor,
+    repeats: int,
+    prepare: Callable[[], object] | None = None,
+) -> dict[str, Cost]:
+    """Name -> cost, on the batch `x`, `y`; the models' weights move by a tiny training step.
+
+    Args:
+        prepare: run first in each process that measures memory, such as to import the module that
+            the models' classes are in.
+    """
+
+    def medians(thunk: Callable[[Network], Callable[[], object]], times: int) -> dict[str, float]:
+        thunks = {name: thunk(network) for name, network in networks.items()}
+        taken = milliseconds(thunks, x.device.type, times)
+        return {name: statistics.median(each) for name, each in taken.items()}
+
     big = _repeated(x, 128)
-    many = milliseconds({n: _infer(net, big) for n, net in networks.items()}, device, repeats)
+    train = medians(lambda net: train_thunk(net, x, y), repeats)
+    one = medians(lambda net: infer_thunk(net, x[:1]), 3 * repeats)
+    many = medians(lambda net: infer_thunk(net, big), repeats)
     return {
         name: Cost(
             parameters=count_parameters(net),
             flops=count_flops(net, x[:1]),
-            train_ms=statistics.median(train[name]),
-            infer_1_ms=statistics.median(one[name]),
-            infer_128_ms=statistics.median(many[name]),
-            peak_bytes=peak_bytes(net, x, y),
+            train_ms=train[name],
+            infer_1_ms=one[name],
+            infer_128_ms=many[name],
+            peak_bytes=peak_bytes(net, x, y, prepare),
             disk_bytes=disk_bytes(net),
         )
         for name, net in networks.items()
@@ -93,23 +109,25 @@ def disk_bytes(network: Network) -> int:
         return path.stat().st_size
 
 
-def peak_bytes(network: Network, x: Tensor, y: Tensor) -> int:
+def peak_bytes(
+    network: Network, x: Tensor, y: Tensor, prepare: Callable[[], object] | None = None
+) -> int:
     """Memory that two training steps need above what the process had before them."""
     if x.device.type == "cuda":
         return _two_steps(network, x, y)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), prepare) as pool:
         return pool.submit(_two_steps, network, x, y).result()
 
 
 def _two_steps(network: Network, x: Tensor, y: Tensor) -> int:
-    step = _train(network, x, y)
+    step = train_thunk(network, x, y)
     with Peak(x.device.type) as peak:
         step()
         step()
     return peak.bytes
 
 
-def _train(network: Network, x: Tensor, y: Tensor) -> Callable[[], object]:
+def train_thunk(network: Network, x: Tensor, y: Tensor) -> Callable[[], object]:
     """A whole step: forward, backward, SGD with momentum, masks."""
     # So small a step leaves the weights what they are for all that is measured or shown later.
     optimizer = SGD(network.model.parameters(), lr=1e-12, momentum=0.9)
@@ -124,7 +142,7 @@ def _train(network: Network, x: Tensor, y: Tensor) -> Callable[[], object]:
     return step
 
 
-def _infer(network: Network, x: Tensor) -> Callable[[], object]:
+def infer_thunk(network: Network, x: Tensor) -> Callable[[], object]:
     def run() -> Tensor:
         network.model.eval()
         with torch.inference_mode():
