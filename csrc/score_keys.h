@@ -2,8 +2,7 @@
 //
 // A non-negative fp32 score keeps its order when its bits are read as a uint32, Inf above all
 // numbers and NaN above Inf. What a score is: sparsetrain/ops/topk_mask.py. Build without
-// contraction
-// (-ffp-contract=off): each operation rounds once, so every machine finds the same keys.
+// contraction (-ffp-contract=off): each operation rounds once, so all machines find the same keys.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -43,6 +43,7 @@ class Config:
     dense_epochs: float = _option(2.0, "drive: epochs before the first round")
     prune_epochs: float = _option(1.0, "drive: epochs over which the rounds are spread")
     rounds: int = _option(10, "drive: pruning rounds")
+    exclude: str = _option("", "layers that are not pruned: names, separated by commas")
     epochs: int = _option(10, "passes over the training images")
     batch_size: int = _option(128, "images a step")
     optimizer: str = _option("sgd", "sgd or adamw")
@@ -86,6 +87,10 @@ class Config:
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def excluded(self) -> list[str]:
+        return [name.strip() for name in self.exclude.split(",") if name.strip()]
 
     def prepare_torch(self) -> None:
         """Threads and seed, before anything is drawn."""
@@ -147,12 +152,16 @@ def build_method(config: Config, data: Images) -> methods.Method:
             device=config.torch_device,
             channels_last=config.channels_last,
         )
-        return methods.ThreeSP(cross_entropy, batch, config.flops)
+        return methods.ThreeSP(cross_entropy, batch, config.flops, protect=config.excluded)
     if config.method == "drive":
         steps = data.train.steps(config.batch_size, train=True)
         interval = max(1, round(config.prune_epochs * steps / config.rounds))
         method = methods.DRIVE(
-            config.sparsity, round(config.dense_epochs * steps), config.rounds, interval
+            config.sparsity,
+            round(config.dense_epochs * steps),
+            config.rounds,
+            interval,
+            exclude=config.excluded,
         )
         if method.last_round > config.epochs * steps:
             raise ValueError(

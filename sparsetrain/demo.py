@@ -68,7 +68,8 @@ def _show(
     console: Console,
 ) -> None:
     facts, notes = _facts(config, runs, costs), _notes(config, data)
-    title = f"{config.model}, width {config.width:g}, on {data.name}"
+    of = config.note or data.name
+    title = f"{config.model}, width {config.width:g}, on {of}"
     console.print(facts.for_terminal(title))
     for note in notes:
         console.print(note, style="dim", highlight=False)

@@ -49,6 +49,8 @@ def test_train_writes_its_folder_and_resumes(call, tmp_path):
         (["--method", "snip"], "no method is called 'snip'"),
         (["--data", "cifer10"], "did you mean 'cifar10'?"),
         (["--data", "cifar10"], "--data-dir"),
+        (["--method", "3sp", "--exclude", "feature.0"], "did you mean 'features.0'?"),
+        (["--method", "drive", "--exclude", "feature.0"], "did you mean 'features.0'?"),
         (["--sparsity", "1.5"], "sparsity must be the share removed, in [0, 1), got 1.5"),
         (["--model", "no_such_module:make"], "cannot be imported"),
         (["--resume", "/nonexistent"], "/nonexistent holds no run"),

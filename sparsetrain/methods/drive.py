@@ -182,7 +182,11 @@ class DRIVE(Method):
             within=[self._masks[n] for n in names],
             names=names,
         )
-        return dict(zip(names, kept, strict=True))
+        # In the weights' memory order, so that applying them walks memory in one direction.
+        return {
+            name: torch.empty_like(w, dtype=torch.bool).copy_(mask)
+            for name, w, mask in zip(names, weights, kept, strict=True)
+        }
 
     def _sizes(self, weights: list[Tensor], grads: list[Tensor]) -> list[float]:
         """What |w|, |w * g| and |g| are divided by, over all of the given layers."""
