@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain import checkpoint
+from sparsetrain.checkpoint import CheckpointError
 from sparsetrain.config import Config, build_method, build_model, build_optimizer
 from sparsetrain.data import Images
 from sparsetrain.files import remove_parts, write_text
 from sparsetrain.methods import Method
+from sparsetrain.optim import state_like
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = ("epoch", "step", "loss", "correct", "seen", "seconds", "history")
@@ -84,18 +86,27 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
         raise ValueError("train: resume needs the run's folder")
     remove_parts(folder)
     state = checkpoint.load(folder / CHECKPOINT)
-    _check_same(state.get("config", {}), config, folder)
+    if missing := {"config", "model", "optimizer", "method", "random", *PROGRESS} - state.keys():
+        raise CheckpointError(f"{folder / CHECKPOINT} is no training run: it lacks {min(missing)}")
+    _check_same(state["config"], config, folder)
     model = build_model(config, data) if model is None else model
     checkpoint.restore(model, state["model"], str(folder / CHECKPOINT))
     model.to(config.torch_device, memory_format=config.memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, model)
-    saved: dict[str, Any] = state["optimizer"]
-    saved["state"] = {int(index): entry for index, entry in saved["state"].items()}
-    optimizer.load_state_dict(saved)
+    _load_optimizer(optimizer, state["optimizer"])
     method = build_method(config, data)
     method.resume(model, optimizer, _on(config.torch_device, state["method"]))
     _set_random_state(state["random"])
     return Run(config, model, optimizer, method, **{k: state[k] for k in PROGRESS})
+
+
+def _load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    saved["state"] = {int(index): entry for index, entry in saved["state"].items()}  # JSON's keys
+    optimizer.load_state_dict(saved)
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        for state in state_like(optimizer, parameter):
+            # In the weight's memory order, as the optimizer itself had made it.
+            state.data = torch.empty_like(parameter, dtype=state.dtype).copy_(state)
 
 
 def _check_same(saved: dict[str, Any], config: Config, folder: Path) -> None:
