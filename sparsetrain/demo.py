@@ -87,7 +87,7 @@ def _show(
         "Speed": plots.speed_ups({label: _speed_up(costs, label) for label in pruned}),
     }
     report.write(folder / "report.html", title, facts, figures, notes)
-    results = {label: asdict(cost) | runs[label].history[-1] for label, cost in costs.items()}
+    results = {label: runs[label].history[-1] | asdict(cost) for label, cost in costs.items()}
     found = {"machine": machine(config.torch_device.type), "config": asdict(config)}
     write_text(folder / "results.json", json.dumps(found | {"results": results}, indent=2) + "\n")
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

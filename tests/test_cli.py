@@ -123,6 +123,7 @@ def test_demo_measures_and_reports(call, tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())
     dense, structured, masked = (found["results"][n] for n in ("dense", "3SP", "DRIVE"))
     assert structured["flops"] <= 0.6 * dense["flops"]
+    assert masked["parameters"] < 0.2 * dense["parameters"]  # what is not zero
     assert masked["disk_bytes"] < 0.5 * dense["disk_bytes"]
     assert all(r["train_ms"] > 0 < r["peak_bytes"] for r in found["results"].values())
     assert (tmp_path / "report.html").read_text().count("<svg") == 3

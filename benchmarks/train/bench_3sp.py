@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsetrain import models, plan
+from sparsetrain import models, plan, plots
 from sparsetrain.bench.networks import Network, infer_thunk, train_thunk
 from sparsetrain.bench.timing import machine, milliseconds
 from sparsetrain.data import load
@@ -86,6 +86,17 @@ def measure(name: str, x: Tensor, y: Tensor, repeats: int) -> list[dict]:
     return records
 
 
+def plot(records: list[dict], path: Path) -> None:
+    """Speed-ups as bars: a group a network and kind of work, a colour a share of the FLOPs."""
+    speed: dict[str, dict[str, float]] = {}
+    for r in records:
+        if r["contender"] != "dense":
+            share = f"3SP, {float(r['contender'].split()[1]):.0%} of the FLOPs"
+            what = {"train": "training step", "infer": "inference"}[r["what"].split(",")[0]]
+            speed.setdefault(share, {})[f"{r['network']}\n{what}"] = r["speed_up"]
+    plots.speed_ups(speed).savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", nargs="+", default=["vgg19", "resnet18"])
@@ -94,6 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--data-dir", help="CIFAR-10; by default noise of its shape")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="a picture of the speed-ups, .svg or .png")
     args = parser.parse_args()
     if args.data_dir:
         x, y = load("cifar10", args.data_dir).train.sample(args.batch, device=args.device)
@@ -104,6 +116,8 @@ def main() -> None:
     if args.json:
         found = {"machine": machine(args.device), "results": records}
         args.json.write_text(json.dumps(found, indent=2) + "\n")
+    if args.plot:
+        plot(records, args.plot)
 
 
 if __name__ == "__main__":
