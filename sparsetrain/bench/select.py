@@ -27,7 +27,7 @@ KEEP = 0.1
 BYTES = 9  # a parameter: w and g are read, a byte of mask is written
 TENSORS = (1, 10, 100, 1000)
 SPREAD = 10**7  # parameters, in that many tensors
-PATIENCE_S = 20.0  # for all repeats of one contender
+PATIENCE_S = 5.0  # for all repeats of one contender
 Masks = list[Tensor]
 
 
