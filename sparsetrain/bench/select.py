@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -258,19 +259,19 @@ def _table(records: Sequence[Record], speeds: Mapping[str, float]) -> Table:
     title = (
         f"threads: {records[0].threads}; read {speeds['read']:.1f}, copy {speeds['copy']:.1f} GB/s"
     )
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("case", "contender"):
         table.add_column(column, no_wrap=True)
-    for column in ("times", "ms", "ns/param", "GB/s", "of read", "of copy", "x topk"):
+    for column in ("times", "ms", "ns/param", "GB/s", "/read", "/copy", "x topk"):
         table.add_column(column, justify="right", no_wrap=True)
     for before, r in zip([None, *records], records, strict=False):
         table.add_row(
             r.case if before is None or before.case != r.case else "",
             r.contender,
             str(r.repeats),
-            f"{r.median_ms:.3f}",
+            f"{r.median_ms:.4g}",
             f"{r.ns_per_param:.3f}",
-            f"{r.gb_per_s:.2f}",
+            f"{r.gb_per_s:.1f}",
             f"{r.of_read:.0%}",
             f"{r.of_copy:.0%}",
             f"{r.times_topk:.1f}",
