@@ -2,6 +2,7 @@
 # make test       run the tests               make test ARGS="-k topk"
 # make lint       check style and types
 # make format     put the code into that style
+# make sanitize   run the loops of csrc under AddressSanitizer and UBSan, for each instruction set
 # make build      only set up: .venv with the package compiled in it
 # make clean      remove what builds and caches leave behind
 # make distclean  remove .venv too
@@ -9,7 +10,7 @@
 # Each sets up first what it needs. PYTHON=python3.12 make ... picks the interpreter, CXX the compiler.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format build clean distclean
+.PHONY: help demo test lint format sanitize build clean distclean
 
 cpp := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -29,13 +30,20 @@ test: $(ready)
 lint: $(ready)
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/clang-format --dry-run --Werror $(cpp)
+	.venv/bin/clang-format --dry-run --Werror $(cpp) tests/csrc/*.cpp
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
 
 format: $(ready)
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
-	.venv/bin/clang-format -i $(cpp)
+	.venv/bin/clang-format -i $(cpp) tests/csrc/*.cpp
+
+# The undefined behaviour that it finds ends it, too.
+sanitize:
+	@mkdir -p build
+	$(or $(CXX),c++) -std=c++17 -O1 -g -ffp-contract=off -Wall -pthread \
+		-fsanitize=address,undefined -fno-sanitize-recover=all tests/csrc/topk_mask.cpp -o build/sanitize
+	@for isa in baseline avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize || exit 1; done
 
 build: $(ready)
 

@@ -1,85 +1,29 @@
 // topk_mask on the CPU. What it computes: sparsetrain/ops/topk_mask.py.
 //
-// A radix select over the bits of the scores, the top 11, the middle 10, the low 10, finds the k-th
-// largest key; one more pass writes the masks. Every pass recomputes the scores block by block in
-// cache, so nothing is concatenated and no score is ever stored. Work is cut into chunks of a fixed
-// size, whatever the number of threads, and only integers are added up across chunks.
+// A bracket of keys is guessed that holds the k-th largest (bracket.h). One pass over the tensors
+// counts what is above it, writes the masks as if nothing in it were kept, and packs what lies in
+// it with its positions (stream.h); a radix select over those finds the k-th largest, and those
+// that win are set. Where the guess was wrong, or the packed keys do not fit, a radix select over
+// all scores, recomputed in each pass, finishes instead (radix.h). Either way nothing is
+// concatenated, no score is stored but the packed ones, and the masks are the same: only integers
+// are added up across tiles, and ties are shared out in the tiles' order.
 //
 // Raw pointers only: the same loop serves the PyTorch op (torch/topk_mask.cpp) and anything without
 // PyTorch.
 #pragma once
 #include <algorithm>
-#include <array>
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
-#include "score_keys.h"
+#include "bracket.h"
+#include "radix.h"
+#include "segments.h"
+#include "stream.h"
 
 namespace sparsetrain {
-
-struct Segment {
-  ScoreInput in;
-  bool* keep;
-  int64_t numel;
-};
-
-struct Chunk {
-  int64_t segment, begin, end;
-};
-
-constexpr int64_t kChunk = 1 << 16;
-
-inline std::vector<Chunk> chunks_of(const std::vector<Segment>& segments) {
-  std::vector<Chunk> chunks;
-  for (size_t s = 0; s < segments.size(); s++)
-    for (int64_t b = 0; b < segments[s].numel; b += kChunk)
-      chunks.push_back({int64_t(s), b, std::min(b + kChunk, segments[s].numel)});
-  return chunks;
-}
-
-// visit(keys, n, offset) for each block of the chunk in turn.
-template <typename Visit>
-void for_each_block(const Segment& segment, const Chunk& chunk, const Score& score, Visit visit) {
-  alignas(64) uint32_t keys[kBlock];
-  for (int64_t i = chunk.begin; i < chunk.end; i += kBlock) {
-    const int64_t n = std::min(kBlock, chunk.end - i);
-    score_keys(segment.in, score, i, n, keys);
-    visit(keys, n, i);
-  }
-}
-
-// Counts of one digit of the keys. Four copies, since equal digits often follow each other and an
-// increment must wait for the one before it on the same counter.
-struct Histogram {
-  static constexpr int kCopies = 4, kBins = 2049;  // the last bin: keys that are no candidates
-  std::vector<int64_t> counts = std::vector<int64_t>(kCopies * kBins);
-
-  // Counts the digits key >> shift & mask.
-  void add(const uint32_t* keys, int64_t n, int shift, uint32_t mask) {
-    int64_t* to = counts.data();
-    int64_t i = 0;
-    for (; i + kCopies <= n; i += kCopies)
-      for (int c = 0; c < kCopies; c++) to[c * kBins + (keys[i + c] >> shift & mask)]++;
-    for (; i < n; i++) to[keys[i] >> shift & mask]++;
-  }
-  void merge_into(std::array<int64_t, kBins>& total) const {
-    for (int c = 0; c < kCopies; c++)
-      for (int b = 0; b < kBins; b++) total[b] += counts[c * kBins + b];
-  }
-};
-
-// The keys in [first, first + span), packed; returns how many. Without a branch, since which keys
-// match is noise to a predictor, and not in place, where a load would wait for the stores.
-inline int64_t pack(const uint32_t* __restrict keys, uint32_t* __restrict out, int64_t n,
-                    uint32_t first, uint32_t span) {
-  int64_t found = 0;
-  for (int64_t i = 0; i < n; i++) {
-    out[found] = keys[i];
-    found += keys[i] - first < span;
-  }
-  return found;
-}
 
 SPARSETRAIN_LOOP void count_nan(const uint32_t* keys, int64_t n, int64_t* nan) {
   int32_t found = 0;
@@ -87,9 +31,16 @@ SPARSETRAIN_LOOP void count_nan(const uint32_t* keys, int64_t n, int64_t* nan) {
   *nan += found;
 }
 
+SPARSETRAIN_LOOP void count_true(const bool* within, int64_t n, int64_t* count) {
+  const auto* candidate = reinterpret_cast<const uint8_t*>(within);
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; i++) found += candidate[i];
+  *count += found;
+}
+
 // keep = key >= from, for candidates; counts the keys that equal tie.
-SPARSETRAIN_LOOP void mark(const uint32_t* keys, bool* keep, int64_t n, uint32_t from, uint32_t tie,
-                           int64_t* ties) {
+SPARSETRAIN_LOOP void mark(const uint32_t* keys, uint8_t* keep, int64_t n, uint32_t from,
+                           uint32_t tie, int64_t* ties) {
   int32_t found = 0;
   for (int64_t i = 0; i < n; i++) {
     keep[i] = (keys[i] >= from) & (keys[i] < kNoCandidate);
@@ -98,127 +49,252 @@ SPARSETRAIN_LOOP void mark(const uint32_t* keys, bool* keep, int64_t n, uint32_t
   *ties += found;
 }
 
-// The decision: keep keys >= from, and the first `ties` of those that equal tie.
-struct Cut {
-  uint32_t from, tie;
-  int64_t ties;
+// Keys of a tile that were packed: [count] from `offset` of the scratch memory.
+struct Packed {
+  int64_t offset, count;
 };
 
-// The passes over all chunks; Parallel(n, f) calls f(begin, end) over [0, n) on several threads.
+// The packed keys of all tiles, as a source for cut_at. Six bytes an entry, in no order of tiles.
+class Scratch {
+ public:
+  explicit Scratch(int64_t n)
+      : entries(scratch_entries(n)), keys(new uint32_t[entries]), at(new uint16_t[entries]) {}
+
+  const int64_t entries;
+  const std::unique_ptr<uint32_t[]> keys;
+  const std::unique_ptr<uint16_t[]> at;
+  std::atomic<int64_t> used{0};  // counted past the end, where nothing is written
+
+  Packed put(const Found& found) {
+    const int64_t offset = used.fetch_add(found.count);
+    if (offset + found.count <= entries) {
+      std::memcpy(&keys[offset], found.keys, found.count * sizeof keys[0]);
+      std::memcpy(&at[offset], found.at, found.count * sizeof at[0]);
+    }
+    return {offset, found.count};
+  }
+  int64_t blocks() const { return (used + kBlock - 1) / kBlock; }
+  template <typename Visit>
+  void visit(int64_t b, Visit f) const {
+    f(&keys[b * kBlock], std::min<int64_t>(kBlock, used - b * kBlock));
+  }
+};
+
+// What one pass over all tiles adds up to.
+struct Stream {
+  int64_t above = 0, found = 0;
+  int32_t top = INT32_MIN;
+};
+
+// Parallel(n, f) calls f(begin, end) over [0, n) on several threads.
 template <typename Parallel>
 class TopkMask {
  public:
-  TopkMask(const std::vector<Segment>& segments, const Score& score, Parallel parallel)
-      : segments_(segments), score_(score), parallel_(parallel), chunks_(chunks_of(segments)) {}
+  TopkMask(const Segment* segments, int64_t count, const Score& score, Parallel parallel)
+      : segments_(segments),
+        count_(count),
+        score_(score),
+        parallel_(parallel),
+        tiles_(tiles_of(segments, count)) {
+    for (int64_t s = 0; s < count; s++) n_ += segments[s].numel;
+  }
 
   // Masks with k true; where k exceeds the candidates or a score is NaN they are all false.
   // nan, [segments]: NaN scores in each. Returns the number of candidates.
-  int64_t run(int64_t k, int64_t* nan) {
-    std::array<int64_t, Histogram::kBins> counts = top_digits(nan);
-    int64_t candidates = 0, bad = 0;
-    for (int b = 0; b < Histogram::kBins - 1; b++) candidates += counts[b];
-    for (size_t s = 0; s < segments_.size(); s++) bad += nan[s];
-    const bool possible = bad == 0 && k <= candidates;
-    write(possible ? cut_at(k, candidates, counts) : kNothing);
+  int64_t run(int64_t k, int64_t* nan, Warm& warm) {
+    std::fill(nan, nan + count_, 0);
+    const int64_t candidates = count_candidates();
+    if (k > candidates || !by_bracket(k, warm)) {
+      by_radix(k, candidates, nan);
+      warm = Warm();
+      warm.path = kByRadix;
+    }
     return candidates;
   }
 
- private:
-  static constexpr Cut kNothing{kNoCandidate, kNoCandidate + 1, 0};
+  // The same without a guess.
+  int64_t run_radix(int64_t k, int64_t* nan) {
+    std::fill(nan, nan + count_, 0);
+    const int64_t candidates = count_candidates();
+    by_radix(k, candidates, nan);
+    return candidates;
+  }
 
+  // As a source for cut_at: all keys, made anew in each visit.
+  int64_t blocks() const { return int64_t(tiles_.size()); }
   template <typename Visit>
-  void visit_blocks(int64_t c, Visit visit) {
-    for_each_block(segments_[chunks_[c].segment], chunks_[c], score_, visit);
+  void visit(int64_t t, Visit f) const {
+    visit_blocks(t, [&](const uint32_t* keys, int64_t n, int64_t) { f(keys, n); });
   }
 
-  std::array<int64_t, Histogram::kBins> top_digits(int64_t* nan) {
-    std::array<int64_t, Histogram::kBins> total{};
-    std::mutex lock;
-    parallel_(chunks_.size(), [&](int64_t begin, int64_t end) {
-      Histogram histogram;
-      std::vector<int64_t> bad(segments_.size());
-      for (int64_t c = begin; c < end; c++)
-        visit_blocks(c, [&](const uint32_t* keys, int64_t n, int64_t) {
-          simd<count_nan>(keys, n, &bad[chunks_[c].segment]);
-          histogram.add(keys, n, 20, 0xfff);
-        });
-      std::lock_guard<std::mutex> guard(lock);
-      histogram.merge_into(total);
-      for (size_t s = 0; s < bad.size(); s++) nan[s] += bad[s];
+ private:
+  const Segment& segment_of(int64_t t) const { return segments_[tiles_[t].segment]; }
+  template <typename Visit>
+  void visit_blocks(int64_t t, Visit visit) const {
+    for_each_block(segment_of(t), tiles_[t], score_, visit);
+  }
+
+  template <typename Work>
+  void for_each_tile(Work work) {
+    parallel_(blocks(), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; t++) work(t);
+    });
+  }
+
+  int64_t count_candidates() {
+    if (count_ == 0 || !segments_[0].in.within) return n_;
+    std::atomic<int64_t> total{0};
+    for_each_tile([&](int64_t t) {
+      int64_t count = 0;
+      simd<count_true>(segment_of(t).in.within + tiles_[t].begin, tiles_[t].end - tiles_[t].begin,
+                       &count);
+      total += count;
     });
     return total;
   }
 
-  // Counts of the 10 bits under the prefix, which is the key's part from bit `below` up.
-  std::array<int64_t, Histogram::kBins> next_digits(uint32_t prefix, int below) {
-    std::array<int64_t, Histogram::kBins> total{};
+  bool by_bracket(int64_t k, Warm& warm) {
+    if (n_ == 0) return true;
+    Scratch scratch(n_);
+    Bracket bracket = kWhole;
+    if (n_ > kSmall && bracket_from_last(warm, n_, k, &bracket)) {
+      warm.path = kFromLast;
+      if (select_in(bracket, k, scratch, warm)) return true;
+    }
+    if (n_ > kSmall) bracket = sampled(k, scratch);
+    warm.path = kFromSample;
+    return select_in(bracket, k, scratch, warm);
+  }
+
+  Bracket sampled(int64_t k, const Scratch& scratch) {
+    const int64_t size = sample_size(n_);
+    auto* sample = reinterpret_cast<int32_t*>(scratch.keys.get());
+    sample_keys(segments_, count_, score_, n_, size, sample);
+    return bracket_of_sample(sample, size, n_, k, scratch.entries);
+  }
+
+  // Whether the k-th largest was in the bracket, and the masks are written.
+  bool select_in(Bracket bracket, int64_t k, Scratch& scratch, Warm& warm) {
+    std::vector<Packed> packed(tiles_.size());
+    const Stream pass = stream(bracket, scratch, packed);
+    const int64_t rank = k - pass.above;
+    if (pass.top > int32_t(kInfinity) || rank < 0 || rank > pass.found) return false;
+    const auto lo = uint32_t(bracket.lo), hi = uint32_t(bracket.hi);
+    Cut cut{hi + 1, hi + 1, 0};
+    if (pass.found > scratch.entries) {  // of which none is stored, nor need be where all are equal
+      if (lo != hi) return false;
+      std::vector<int64_t> ties;
+      for (const Packed& p : packed) ties.push_back(p.count);
+      write_ties({hi + 1, hi, rank}, ties);
+    } else if (rank > 0) {
+      int bits = 0;
+      while (bits < kKeyBits && (hi - lo) >> bits) bits++;
+      cut = cut_at(scratch, {lo, bits}, rank, pass.found, parallel_);
+      set_packed(cut, scratch, packed);
+    }
+    remember(warm, std::min(cut.from, hi), n_, k, bracket, pass.found);
+    return true;
+  }
+
+  Stream stream(Bracket bracket, Scratch& scratch, std::vector<Packed>& packed) {
+    Stream total;
     std::mutex lock;
-    parallel_(chunks_.size(), [&](int64_t begin, int64_t end) {
-      Histogram histogram;
-      alignas(64) uint32_t packed[kBlock];
-      for (int64_t c = begin; c < end; c++)
-        visit_blocks(c, [&](const uint32_t* keys, int64_t n, int64_t) {
-          const int64_t found = pack(keys, packed, n, prefix << below, 1u << below);
-          histogram.add(packed, found, below - 10, 0x3ff);
-        });
+    scratch.used = 0;
+    parallel_(blocks(), [&](int64_t begin, int64_t end) {
+      Stream mine;
+      const auto found = std::make_unique<Found>();
+      for (int64_t t = begin; t < end; t++) {
+        found->count = 0;
+        const bool bits = segment_of(t).kind == MaskKind::kBits;
+        const auto run = bits ? stream_tile<MaskKind::kBits> : stream_tile<MaskKind::kBytes>;
+        run(segment_of(t), tiles_[t], score_, bracket, *found);
+        packed[t] = scratch.put(*found);
+        mine.found += found->count;
+      }
       std::lock_guard<std::mutex> guard(lock);
-      histogram.merge_into(total);
+      total.above += found->above;
+      total.found += mine.found;
+      total.top = std::max(total.top, found->top);
     });
     return total;
   }
 
-  // The digit of the k-th largest; k becomes its rank among those with the same digit.
-  static uint32_t digit_of(int64_t& k, const std::array<int64_t, Histogram::kBins>& counts) {
-    uint32_t digit = Histogram::kBins - 2;
-    while (counts[digit] < k) k -= counts[digit--];
-    return digit;
+  void set_packed(const Cut& cut, const Scratch& scratch, const std::vector<Packed>& packed) {
+    std::vector<int64_t> ties(tiles_.size());
+    for_each_tile([&](int64_t t) {
+      const Segment& segment = segment_of(t);
+      for (int64_t i = packed[t].offset; i < packed[t].offset + packed[t].count; i++) {
+        if (scratch.keys[i] >= cut.from) segment.set_keep(tiles_[t].begin + scratch.at[i]);
+        ties[t] += scratch.keys[i] == cut.tie;
+      }
+    });
+    share_out(cut.ties, ties);
+    for_each_tile([&](int64_t t) {
+      for (int64_t i = packed[t].offset, left = ties[t]; left > 0; i++)
+        if (scratch.keys[i] == cut.tie)
+          segment_of(t).set_keep(tiles_[t].begin + scratch.at[i]), left--;
+    });
   }
 
-  Cut cut_at(int64_t k, int64_t candidates, const std::array<int64_t, Histogram::kBins>& counts) {
-    if (k == 0) return kNothing;
-    if (k == candidates) return {0, kNoCandidate + 1, 0};
-    uint32_t key = digit_of(k, counts);
-    key = key << 10 | digit_of(k, next_digits(key, 20));
-    const auto last = next_digits(key, 10);
-    const uint32_t digit = digit_of(k, last);
-    key = key << 10 | digit;
-    if (k == last[digit]) return {key, kNoCandidate + 1, 0};  // every tie is kept
-    return {key + 1, key, k};
+  void by_radix(int64_t k, int64_t candidates, int64_t* nan) {
+    count_nans(nan);
+    const bool possible =
+        k <= candidates && std::all_of(nan, nan + count_, [](int64_t x) { return x == 0; });
+    if (!possible || k == 0) return write(kKeepNothing);
+    if (k == candidates) return write(kKeepAll);
+    write(cut_at(*this, {0, kKeyBits}, k, candidates, parallel_));
+  }
+
+  void count_nans(int64_t* nan) {
+    std::mutex lock;
+    for_each_tile([&](int64_t t) {
+      int64_t bad = 0;
+      visit(t, [&](const uint32_t* keys, int64_t n) { simd<count_nan>(keys, n, &bad); });
+      if (bad == 0) return;
+      std::lock_guard<std::mutex> guard(lock);
+      nan[tiles_[t].segment] += bad;
+    });
   }
 
   void write(const Cut& cut) {
-    std::vector<int64_t> ties(chunks_.size());
-    parallel_(chunks_.size(), [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; c++) {
-        bool* keep = segments_[chunks_[c].segment].keep;
-        visit_blocks(c, [&](const uint32_t* keys, int64_t n, int64_t offset) {
-          simd<mark>(keys, keep + offset, n, cut.from, cut.tie, &ties[c]);
-        });
-      }
+    std::vector<int64_t> ties(tiles_.size());
+    for_each_tile([&](int64_t t) {
+      const Segment& segment = segment_of(t);
+      visit_blocks(t, [&](const uint32_t* keys, int64_t n, int64_t i) {
+        uint8_t flags[kBlock], *keep = segment.keep_from(i);
+        const bool bits = segment.kind == MaskKind::kBits;
+        simd<mark>(keys, bits ? flags : keep, n, cut.from, cut.tie, &ties[t]);
+        if (bits) pack_bits(flags, keep, n);
+      });
     });
-    int64_t left = cut.ties;  // turned into each chunk's share, first come, first served
+    write_ties(cut, ties);
+  }
+
+  // Turns how many ties each tile has into how many are kept: first come, first served.
+  static void share_out(int64_t left, std::vector<int64_t>& ties) {
     for (int64_t& t : ties) left -= t = std::min(t, left);
-    if (cut.ties > 0) write_ties(cut.tie, ties);
   }
 
-  void write_ties(uint32_t tie, const std::vector<int64_t>& share) {
-    parallel_(chunks_.size(), [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; c++) {
-        int64_t left = share[c];
-        if (left == 0) continue;
-        bool* keep = segments_[chunks_[c].segment].keep;
-        visit_blocks(c, [&](const uint32_t* keys, int64_t n, int64_t offset) {
-          for (int64_t i = 0; i < n && left > 0; i++)
-            if (keys[i] == tie) keep[offset + i] = true, left--;
-        });
-      }
+  // Of the keys that equal cut.tie, ties[t] in tile t, sets the first cut.ties.
+  void write_ties(const Cut& cut, std::vector<int64_t>& ties) {
+    if (cut.ties == 0) return;
+    share_out(cut.ties, ties);
+    for_each_tile([&](int64_t t) {
+      int64_t mine = ties[t];
+      if (mine == 0) return;
+      visit_blocks(t, [&](const uint32_t* keys, int64_t n, int64_t offset) {
+        for (int64_t i = 0; i < n && mine > 0; i++)
+          if (keys[i] == cut.tie) segment_of(t).set_keep(offset + i), mine--;
+      });
     });
   }
 
-  const std::vector<Segment>& segments_;
+  const Segment* const segments_;
+  const int64_t count_;
   const Score score_;
   Parallel parallel_;
-  const std::vector<Chunk> chunks_;
+  const std::vector<Tile> tiles_;
+  int64_t n_ = 0;
 };
 
 }  // namespace sparsetrain

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sparsetrain.files import write_atomically
 from sparsetrain.masks import Masks
+from sparsetrain.ops import bits_of, mask_of
 from sparsetrain.shrink import resize_like
 
 FORMAT = 1
@@ -81,7 +82,7 @@ def save_model(path: Path, model: nn.Module, masks: Masks | None = None) -> None
         else:
             state[name] = {
                 "live": tensor[mask],
-                "bits": _to_bits(mask.flatten()),
+                "bits": bits_of(mask),
                 "shape": list(tensor.shape),
             }
     save(path, {"model": state})
@@ -101,23 +102,12 @@ def load_model(path: Path, model: nn.Module) -> Masks:
         if "dense" in entry:
             state[name] = entry["dense"]
         else:
-            mask = _from_bits(entry["bits"], entry["shape"])
+            mask = mask_of(entry["bits"], entry["shape"])
             state[name] = torch.zeros(mask.shape, dtype=entry["live"].dtype)
             state[name][mask] = entry["live"]
             masks[name] = mask
     restore(model, state, str(path))
     return masks
-
-
-def _to_bits(flags: Tensor) -> Tensor:
-    padded = torch.nn.functional.pad(flags.cpu().to(torch.uint8), (0, -flags.numel() % 8))
-    weights = 2 ** torch.arange(8, dtype=torch.uint8)
-    return (padded.view(-1, 8) * weights).sum(1, dtype=torch.uint8)
-
-
-def _from_bits(bits: Tensor, shape: list[int]) -> Tensor:
-    flags = (bits[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-    return flags.flatten()[: torch.Size(shape).numel()].bool().view(shape)
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -26,6 +26,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+bench = typer.Typer(
+    help="Time the compiled ops against their rivals on this machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(bench, name="bench")
 console = Console()
 Command = Callable[..., None]
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -175,3 +181,21 @@ def doctor(
             console.print(f"{name:16} {value}", highlight=False)
     if any(str(value).startswith("FAILED") for value in findings.values()):
         _exit(FAILED, "a kernel fails its test")
+
+
+@bench.command("select")
+def bench_select(
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    threads: Annotated[list[int], typer.Option(min=1, help="may be given again")] = [1, 2],  # noqa: B006
+    repeats: Annotated[int, typer.Option(min=1, help="times each measurement is taken")] = 20,
+    largest: Annotated[float, typer.Option(min=1e5, help="parameters, at most")] = 1e8,
+    json_path: Annotated[Path | None, typer.Option("--json", help="file for results")] = None,
+    plot_path: Annotated[Path | None, typer.Option("--plot", help="file for a picture")] = None,
+) -> None:
+    """Exact global top-k masks: sparsetrain's against torch.topk, kthvalue, sort, np.partition.
+
+    Example: sparsetrain bench select --threads 1 --json select.json --plot select.svg
+    """
+    from sparsetrain.bench.select import run  # loads matplotlib
+
+    run(device, threads, repeats, json_path, plot_path, console, largest)

@@ -64,6 +64,20 @@ def speed_ups(speed: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
+Line = Sequence[tuple[float, float]]
+
+
+def scaling(panels: Mapping[str, Mapping[str, Line]], y: str) -> Figure:
+    """What is on the x axis -> {contender: points}, both axes logarithmic."""
+    figure, each = _figure(len(panels))
+    for axes, (x, lines) in zip(each, panels.items(), strict=True):
+        for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
+            axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=label)
+        _label(axes, f"{y}, by {x}", x, y)
+    each[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]

@@ -1,8 +1,11 @@
 """Every compiled op, one file each: what it computes, its reference, and its checks."""
 
+from sparsetrain.ops.bits import bits_of as bits_of
+from sparsetrain.ops.bits import mask_of as mask_of
 from sparsetrain.ops.gather_channels import gather_channels as gather_channels
 from sparsetrain.ops.gather_channels import gather_channels_reference as gather_channels_reference
 from sparsetrain.ops.relu_density import relu_density as relu_density
 from sparsetrain.ops.relu_density import relu_density_reference as relu_density_reference
 from sparsetrain.ops.topk_mask import topk_mask as topk_mask
 from sparsetrain.ops.topk_mask import topk_mask_reference as topk_mask_reference
+from sparsetrain.ops.topk_plan import TopkMask as TopkMask

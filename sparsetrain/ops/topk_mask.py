@@ -11,19 +11,27 @@ the lower row-major index, so the masks are a function of the scores alone. Inf 
 score; NaN is an error. |w * g|: Lee et al., "SNIP: Single-shot Network Pruning based on Connection
 Sensitivity", ICLR 2019, arXiv:1810.02340.
 
-    CPU   csrc/topk_mask.h, csrc/score_keys.h, csrc/torch/topk_mask.cpp
+    CPU   csrc/topk_mask.h and what it includes, csrc/torch/topk_mask.cpp
     CUDA  the reference, for now
 """
 
-import math
 from collections.abc import Sequence
 from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-SCORES = ("magnitude", "snip", "gradient", "blend")
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from sparsetrain.ops.topk_checks import DTYPES as DTYPES
+from sparsetrain.ops.topk_checks import (
+    SCORES,
+    check_found,
+    check_grads,
+    check_k,
+    check_score,
+    check_weights,
+    check_within,
+    labels,
+)
 
 torch.library.define(
     "sparsetrain::topk_mask",
@@ -64,33 +72,29 @@ def topk_mask(
         ValueError: k is out of range, a score is NaN, shapes or lengths or devices differ.
         TypeError: a dtype is not supported, or a gradient's differs from its weight's.
     """
-    _check_score(score, (alpha, beta, gamma))
-    label = [repr(name) for name in names or ()] or [f"tensor {i}" for i in range(len(weights))]
-    _check_weights(weights, label)
-    needed = [] if score == "magnitude" else _grads(weights, grads, label, score)
-    allowed = [] if within is None else _within(weights, within, label)
-    if k < 0:
-        raise ValueError(f"topk_mask: k must not be negative, got {k}")
+    check_score(score, (alpha, beta, gamma))
+    label = labels(names, weights)
+    check_weights(weights, label)
+    if score != "magnitude":
+        check_grads(weights, grads, label, score)
+    if within is not None:
+        check_within(weights, within, label)
+    check_k(k)
     if not weights:
         if k:
             raise ValueError(f"topk_mask: k={k} exceeds the 0 candidates")
         return []
     keep, nan, candidates = _topk_mask(
         _contiguous(weights),
-        _contiguous(needed),
-        _contiguous(allowed),
+        _contiguous(grads or () if score != "magnitude" else ()),
+        _contiguous(within or ()),
         k,
         SCORES.index(score),
         alpha,
         beta,
         gamma,
     )
-    for name, count in zip(label, nan.tolist(), strict=True):
-        if count:
-            entries = "entry" if count == 1 else "entries"
-            raise ValueError(f"topk_mask: score of {name} has {count} NaN {entries}")
-    if k > candidates.item():
-        raise ValueError(f"topk_mask: k={k} exceeds the {candidates.item()} candidates")
+    check_found(nan.tolist(), k, int(candidates), label)
     return keep
 
 
@@ -154,57 +158,3 @@ def _(weights, grads, within, k, score, alpha, beta, gamma):
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.detach().contiguous() for t in tensors]
-
-
-def _check_score(score: str, factors: tuple[float, float, float]) -> None:
-    if score not in SCORES:
-        raise ValueError(f"topk_mask: score must be one of {', '.join(SCORES)}, got {score!r}")
-    for name, value in zip(("alpha", "beta", "gamma"), factors, strict=True):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"topk_mask: {name} must be finite and not negative, got {value}")
-
-
-def _check_weights(weights: Sequence[Tensor], label: list[str]) -> None:
-    _check_length("names", label, weights)
-    for name, w in zip(label, weights, strict=True):
-        if w.dtype not in DTYPES:
-            raise TypeError(f"topk_mask: {name} must be fp32, fp64, bf16 or fp16, got {w.dtype}")
-        _check_same("device", f"{name}'s", w.device, label[0] + "'s", weights[0].device)
-
-
-def _grads(
-    weights: Sequence[Tensor], grads: Sequence[Tensor] | None, label: list[str], score: str
-) -> Sequence[Tensor]:
-    """The gradients, checked against their weights."""
-    if grads is None:
-        raise ValueError(f"topk_mask: score {score!r} needs grads, got None")
-    _check_length("grads", grads, weights)
-    for name, w, g in zip(label, weights, grads, strict=True):
-        if g.dtype != w.dtype:
-            raise TypeError(f"topk_mask: grad of {name} is {g.dtype}, its weight is {w.dtype}")
-        _check_same("shape", f"grad of {name}'s", tuple(g.shape), "its weight's", tuple(w.shape))
-        _check_same("device", f"grad of {name}'s", g.device, "its weight's", w.device)
-    return grads
-
-
-def _within(
-    weights: Sequence[Tensor], within: Sequence[Tensor], label: list[str]
-) -> Sequence[Tensor]:
-    """The candidate masks, checked against their weights."""
-    _check_length("within", within, weights)
-    for name, w, m in zip(label, weights, within, strict=True):
-        if m.dtype != torch.bool:
-            raise TypeError(f"topk_mask: within of {name} must be bool, got {m.dtype}")
-        _check_same("shape", f"within of {name}'s", tuple(m.shape), "its weight's", tuple(w.shape))
-        _check_same("device", f"within of {name}'s", m.device, "its weight's", w.device)
-    return within
-
-
-def _check_length(what: str, items: Sequence[object], weights: Sequence[Tensor]) -> None:
-    if len(items) != len(weights):
-        raise ValueError(f"topk_mask: {len(weights)} weights, but {len(items)} {what}")
-
-
-def _check_same(what: str, whose: str, came: object, other: str, needed: object) -> None:
-    if came != needed:
-        raise ValueError(f"topk_mask: {whose} {what} is {came}, {other} is {needed}")

@@ -1,0 +1,32 @@
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from sparsetrain.bench import select
+
+
+def test_a_table_a_file_and_a_plot(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    found, picture = tmp_path / "select.json", tmp_path / "select.svg"
+    select.run("cpu", [1, 2], 2, found, picture, Console(width=120), largest=1e5)
+    assert torch.get_num_threads() == threads
+    assert "np.partition" in capsys.readouterr().out
+    assert "<svg" in picture.read_text()
+    results = json.loads(found.read_text())["results"]
+    assert {r["threads"] for r in results} == {1, 2}
+    topk = [r["times_topk"] for r in results if r["contender"] == "torch.topk"]
+    assert topk == [1.0, 1.0]
+
+
+def test_the_problems_of_a_full_run():
+    problems = {p.name: p for p in select.problems(1e8)}
+    assert problems["VGG-19"].numel > 20_000_000
+    assert problems["1e7 in 1000"].numel == problems["1e7"].numel == 10**7
+
+
+def test_contenders_that_disagree_are_not_timed():
+    right, wrong = torch.tensor([True, False]), torch.tensor([False, True])
+    with pytest.raises(AssertionError, match="bench select: a rival's masks differ"):
+        select._seconds_if_agreed({"ours": lambda: [right], "a rival": lambda: [wrong]})
