@@ -6,6 +6,8 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "floats.h"
@@ -29,10 +31,16 @@ static_assert(sizeof(Parameter) == 10 * sizeof(int64_t));
 
 enum class MaskMode { kNone, kZeroState, kKeepState };
 
-// x where the mask is true, else exactly zero.
+// x where the mask is 1, else exactly zero, whatever x is. By bits: a choice between numbers would
+// become a branch in every lane.
 template <typename Real>
 SPARSETRAIN_LOOP Real masked(Real x, uint8_t mask) {
-  return mask ? x : Real(0);
+  using Bits = std::conditional_t<sizeof(Real) == 4, uint32_t, uint64_t>;
+  Bits bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits &= -Bits(mask);
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
 }
 
 template <typename Real>
