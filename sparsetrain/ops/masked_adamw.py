@@ -156,10 +156,10 @@ def _(table, *options):
 @torch.library.impl("sparsetrain::masked_adamw", "CPU")
 def _(weights, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, masks, *options):
     order, scaled = InOrder(weights), options[-2] is not None
-    g = (order.changed if scaled else order.read)(grads)
+    g = order.of(grads, write=scaled)
     moments = [exp_avgs, exp_avg_sqs, *([max_exp_avg_sqs] if max_exp_avg_sqs else [])]
-    state = zip(*(order.changed(tensors) for tensors in moments), strict=True)
-    rows = zip(order.weights, g, order.read(masks), state, steps, strict=True)
+    state = zip(*(order.of(tensors) for tensors in moments), strict=True)
+    rows = zip(order.weights, g, order.masks(masks), state, steps, strict=True)
     masked_adamw_table(table_of(row_of(*row) for row in rows), *options)
     order.write_back()
 

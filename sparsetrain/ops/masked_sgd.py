@@ -138,9 +138,9 @@ def _(table, *options):
 @torch.library.impl("sparsetrain::masked_sgd", "CPU")
 def _(weights, grads, buffers, masks, first, *options):
     order, scaled = InOrder(weights), options[-2] is not None
-    g = (order.changed if scaled else order.read)(grads)
-    state = zip(order.changed(buffers)) if buffers else [()] * len(g)
-    rows = zip(order.weights, g, order.read(masks), state, strict=True)
+    g = order.of(grads, write=scaled)
+    state = zip(order.of(buffers)) if buffers else [()] * len(g)
+    rows = zip(order.weights, g, order.masks(masks), state, strict=True)
     masked_sgd_table(table_of(row_of(*row, first=first) for row in rows), *options)
     order.write_back()
 
