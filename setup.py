@@ -29,12 +29,14 @@ if not shutil.which(compiler):
 TORCH_2_11 = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the oldest torch this binary may meet
 
 sources = sorted(Path("csrc/torch").glob("*.cpp"))
-# Without contraction a*b + c rounds twice, on every machine alike.
+# Without contraction a*b + c rounds twice, on every machine alike. Without errno std::sqrt is one
+# instruction, and loops of it vectorise.
 flags = {
     "cxx": [
         "-std=c++17",
         "-O3",
         "-ffp-contract=off",
+        "-fno-math-errno",
         "-Wall",
         TORCH_2_11,
         "-DPy_LIMITED_API=0x030A0000",

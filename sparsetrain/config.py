@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from sparsetrain import methods, models
 from sparsetrain.data import Images
 from sparsetrain.nearest import unknown
+from sparsetrain.optim import SGD, AdamW
 from sparsetrain.schedules import LEARNING_RATES
 
 METHODS = ("dense", "3sp", "drive")

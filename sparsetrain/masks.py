@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.nearest import unknown
-from sparsetrain.optim import state_like
+from sparsetrain.optim import clear_
 
 Masks = dict[str, Tensor]
 
@@ -45,10 +45,7 @@ def apply_(masks: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer |
     """Clear pruned weights, their gradients and their optimizer state, in place."""
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
-        parameter = parameters[name]
-        grad = [] if parameter.grad is None else [parameter.grad]
-        for tensor in (parameter.data, *grad, *state_like(optimizer, parameter)):
-            tensor.mul_(mask)
+        clear_(parameters[name], mask, optimizer)
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from sparsetrain.masks import Masks, apply_, prunable, sparsity
 from sparsetrain.methods.method import Method
 from sparsetrain.ops import topk_mask
-from sparsetrain.optim import state_like
+from sparsetrain.optim import Masked, state_like
 
 CHOICES = {
     "normalise": ("none", "sum", "max", "std"),
@@ -110,7 +110,7 @@ class DRIVE(Method):
             self._prune((self._step - self.dense_steps - 1) // self.interval + 1)
 
     def after_step(self) -> None:
-        if self._step > self.dense_steps:
+        if self._step > self.dense_steps and not isinstance(self._optimizer, Masked):
             apply_(self._masks, self._model, self._optimizer)
 
     def finish(self) -> None:
@@ -134,6 +134,8 @@ class DRIVE(Method):
         self._masks = dict(state["masks"])
         self._gradients = dict(state["gradients"])
         self._snapshot = dict(state["snapshot"])
+        if self._step > self.dense_steps:
+            self._mask()
 
     @torch.no_grad()
     def _collect(self) -> None:
@@ -161,7 +163,14 @@ class DRIVE(Method):
         self._gradients = {}
         if round_ == self.rounds and self.after != "continue":
             self._rewind()
-        apply_(self._masks, self._model, self._optimizer)
+        self._mask()
+
+    def _mask(self) -> None:
+        """Clear what is pruned; one of our optimizers keeps it so, else `after_step` does."""
+        if isinstance(self._optimizer, Masked):
+            self._optimizer.set_masks(self._model, self._masks)
+        else:
+            apply_(self._masks, self._model, self._optimizer)
 
     def _select(self, names: list[str], density: float) -> Masks:
         weights = [self._parameters[n].detach() for n in names]

@@ -2,6 +2,10 @@
 
 from sparsetrain.ops.gather_channels import gather_channels as gather_channels
 from sparsetrain.ops.gather_channels import gather_channels_reference as gather_channels_reference
+from sparsetrain.ops.masked_adamw import masked_adamw as masked_adamw
+from sparsetrain.ops.masked_adamw import masked_adamw_reference as masked_adamw_reference
+from sparsetrain.ops.masked_sgd import masked_sgd as masked_sgd
+from sparsetrain.ops.masked_sgd import masked_sgd_reference as masked_sgd_reference
 from sparsetrain.ops.relu_density import relu_density as relu_density
 from sparsetrain.ops.relu_density import relu_density_reference as relu_density_reference
 from sparsetrain.ops.topk_mask import topk_mask as topk_mask

@@ -1,3 +1,8 @@
-"""Optimizer state, edited together with the weights that it belongs to."""
+"""Optimizers that keep pruned weights at zero, and state edited together with its weights."""
 
+from sparsetrain.optim.adamw import Adam as Adam
+from sparsetrain.optim.adamw import AdamW as AdamW
+from sparsetrain.optim.masked import Masked as Masked
+from sparsetrain.optim.sgd import SGD as SGD
+from sparsetrain.optim.state import clear_ as clear_
 from sparsetrain.optim.state import state_like as state_like

@@ -13,3 +13,11 @@ def state_like(optimizer: Optimizer | None, parameter: Tensor) -> list[Tensor]:
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     tensors = (value for value in state.values() if isinstance(value, Tensor))
     return [t for t in tensors if t.shape == parameter.shape and t.dim() > 0]
+
+
+def clear_(parameter: Tensor, mask: Tensor, optimizer: Optimizer | None) -> None:
+    """Zero a parameter, its gradient and the optimizer's state of it where mask is false."""
+    pruned = ~mask
+    grad = [] if parameter.grad is None else [parameter.grad]
+    for tensor in (parameter.data, *grad, *state_like(optimizer, parameter)):
+        tensor.masked_fill_(pruned, 0)

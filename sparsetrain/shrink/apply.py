@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.ops import gather_channels
-from sparsetrain.optim import state_like
+from sparsetrain.optim import Masked, state_like
 from sparsetrain.shrink.graph import Graph, named_tensor
 
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
@@ -152,8 +152,11 @@ def _together(model: nn.Module, name: str, attached: Attachments) -> Iterator[li
     tensor = named_tensor(model, name)
     state = state_like(attached.optimizer, tensor)
     grad = [] if tensor.grad is None else [tensor.grad]
-    mask = [attached.masks[name]] if name in attached.masks else []
-    yield [tensor, *grad, *state, *mask]
+    masks = [attached.masks[name]] if name in attached.masks else []
+    held = attached.optimizer.mask_of(tensor) if isinstance(attached.optimizer, Masked) else None
+    if held is not None and all(held is not mask for mask in masks):
+        masks.append(held)
+    yield [tensor, *grad, *state, *masks]
     if attached.ema is not None:
         inner = getattr(attached.ema, "module", attached.ema)
         yield [named_tensor(inner, name)]

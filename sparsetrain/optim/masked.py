@@ -1,0 +1,194 @@
+"""What sparsetrain's optimizers share: masks, and the step of all parameters in one call.
+
+Each is torch's optimizer of its name: the same arguments, param groups, hooks and state_dict, which
+loads into torch's and back, and steps that are equal to rounding, with or without masks.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsetrain.nearest import unknown
+from sparsetrain.ops.masked_sgd import STATES, MaskedState
+from sparsetrain.ops.parameter_table import CODES, Row, gapless, row_of, same_order, table_of
+from sparsetrain.optim.state import clear_
+
+Group = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """A parameter that has a gradient, and what its step needs; in the order of `row_of`."""
+
+    weight: Tensor
+    grad: Tensor
+    mask: Tensor | None
+    state: tuple[Tensor, ...]
+    step: Tensor | None = None
+    first: bool = False
+
+
+class Amp(NamedTuple):
+    grad_scale: Tensor | None
+    found_inf: Tensor | None
+
+
+class Masked(Optimizer):
+    """An optimizer that holds masks, and leaves exact zeros where they are false.
+
+    A subclass says what state a parameter has (`_part`) and how to step, by a table on the CPU
+    (`_step_table`) and by lists elsewhere (`_step_lists`).
+    """
+
+    _step_supports_amp_scaling = True  # GradScaler leaves its division and its check to the step
+    masked_state: MaskedState
+    _masks: dict[Tensor, Tensor]
+    _known: dict[Tensor, tuple[Any, ...]]  # parameter -> addresses that were found to fit
+
+    def set_masks(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        """Hold these masks instead of those before, and clear what they prune, now and in steps.
+
+        The mask tensors are held, not copied: changed in place, they act from the next step, and
+        where channels are removed (`sparsetrain.plan`) they shrink along. Weights are cleared with
+        their gradients and, unless masked_state is "keep", with their state. Masks are no part of
+        the state_dict: save them with the model.
+
+        Args:
+            masks: parameter name -> bool mask, true = kept; {} for none. A parameter that another
+                optimizer trains is left to that one.
+
+        Raises:
+            ValueError: a name is unknown, a shape or device differs, or no parameter is this
+                optimizer's.
+            TypeError: a mask is not bool.
+        """
+        who, named = type(self).__name__, dict(model.named_parameters())
+        own = {id(p) for group in self.param_groups for p in group["params"]}
+        found: dict[Tensor, Tensor] = {}
+        for name, mask in masks.items():
+            if name not in named:
+                raise unknown("parameter to mask", name, named, listed=False)
+            _check_mask(f"{who}: the mask of {name}", mask, named[name])
+            if id(named[name]) in own:
+                found[named[name]] = mask
+        if masks and not found:
+            raise ValueError(f"{who}: none of the masked parameters is this optimizer's")
+        self._masks, self._known = found, {}
+        with torch.no_grad():
+            for parameter, mask in found.items():
+                clear_(parameter, mask, self if self.masked_state == "zero" else None)
+
+    def mask_of(self, parameter: Tensor) -> Tensor | None:
+        """The mask that is held for a parameter."""
+        return self._masks.get(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step, as torch's; a parameter without a gradient stays, but masked."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is None or not found_inf.is_cpu or not found_inf.item():
+            for group in self.param_groups:
+                self._step_group(group)
+        return loss
+
+    def add_param_group(self, param_group: Group) -> None:
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if p.dtype not in CODES:
+                needed = f"{type(self).__name__}: parameters must be fp32, fp64, bf16 or fp16"
+                raise TypeError(f"{needed}, got {p.dtype}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_masks": self._masks, "masked_state": self.masked_state}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._known = {}
+        for group in self.param_groups:
+            group["fused"] = True  # what torch's optimizer of this name is to do with our state
+
+    def _accept(self, masked_state: MaskedState, differentiable: bool) -> None:
+        """Check the arguments that torch's optimizer does not have, or has and we have not."""
+        who = type(self).__name__
+        if masked_state not in STATES:
+            raise ValueError(f"{who}: masked_state is zero or keep, got {masked_state!r}")
+        if differentiable:
+            raise ValueError(f"{who}: differentiable=True is not supported; use torch.optim.{who}")
+        self.masked_state = masked_state
+        self._masks, self._known = {}, {}
+
+    def _part(self, parameter: Tensor, grad: Tensor, group: Group) -> Part:
+        raise NotImplementedError
+
+    def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
+        raise NotImplementedError
+
+    def _step_lists(self, parts: list[Part], group: Group, amp: Amp) -> None:
+        raise NotImplementedError
+
+    def _step_group(self, group: Group) -> None:
+        rows: list[Row] = []
+        weights: list[Tensor] = []
+        others: dict[torch.device, list[Part]] = {}
+        for p in group["params"]:
+            if p.grad is None:
+                if p in self._masks:
+                    p.masked_fill_(~self._masks[p], 0)
+                continue
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(f"{type(self).__name__}: sparse gradients are not supported")
+            part = self._part(p, p.grad, group)
+            row = row_of(*part)
+            if self._fits(part, row):
+                rows.append(row)
+                weights.append(p)
+            else:
+                others.setdefault(p.device, []).append(part)
+        if rows:
+            self._step_table(table_of(rows), group, self._amp(torch.device("cpu")))
+            torch.autograd.graph.increment_version(weights)
+        for device, parts in others.items():
+            self._step_lists(parts, group, self._amp(device))
+
+    def _amp(self, device: torch.device) -> Amp:
+        """What GradScaler left for this step."""
+        given = (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        return Amp(*(None if t is None else t.to(device, torch.float32) for t in given))
+
+    def _fits(self, part: Part, row: Row) -> bool:
+        """Whether a row of a table can say this; state and masks are brought into order."""
+        w, g, stride = part.weight, part.grad, part.weight.stride()
+        if not w.is_cpu or g.stride() != stride or g.numel() != w.numel() or g.dtype != w.dtype:
+            return False
+        key = (*row[:1], *row[2:9], stride)
+        if self._known.get(w) == key:
+            return True
+        own = [t for t in (*part.state, part.mask) if t is not None]
+        if not gapless(w) or not all(t.is_cpu and t.shape == w.shape for t in own):
+            return False
+        if not all(t.dtype == w.dtype for t in part.state):
+            return False
+        strayed = [t for t in own if not same_order(t, w)]
+        for t in strayed:  # as after model.to(memory_format=...); from the next step on it fits
+            t.data = torch.empty_like(w, dtype=t.dtype).copy_(t)
+        if strayed:
+            return False
+        self._known[w] = key
+        return True
+
+
+def _check_mask(name: str, mask: Tensor, parameter: Tensor) -> None:
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be bool, got {mask.dtype}")
+    if mask.shape != parameter.shape or mask.device != parameter.device:
+        raise ValueError(
+            f"{name} is {tuple(mask.shape)} on {mask.device},"
+            f" the parameter is {tuple(parameter.shape)} on {parameter.device}"
+        )
