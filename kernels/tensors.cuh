@@ -62,13 +62,13 @@ inline Dtype dtype_of(const Tensor& x) {
 inline bool is_aligned(const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; }
 
 template <typename Row>
-void upload(const std::vector<Row>& rows, Row* to, cudaStream_t stream) {
-  constexpr size_t kMost = Rows<Row>::kMost;
-  for (size_t first = 0; first < rows.size(); first += kMost) {
-    const size_t count = std::min(kMost, rows.size() - first);
+void upload(const Row* rows, int64_t count, Row* to, cudaStream_t stream) {
+  constexpr int64_t kMost = Rows<Row>::kMost;
+  for (int64_t first = 0; first < count; first += kMost) {
+    const int64_t n = std::min(kMost, count - first);
     Rows<Row> part;
-    std::copy_n(rows.begin() + first, count, part.row);
-    upload_kernel<<<1, kThreads, 0, stream>>>(part, int(count), to + first);
+    std::copy_n(rows + first, n, part.row);
+    upload_kernel<<<1, kThreads, 0, stream>>>(part, int(n), to + first);
     check_launch("sparsetrain");
   }
 }

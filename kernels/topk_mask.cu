@@ -82,7 +82,7 @@ Masks topk_mask_cuda(std::vector<Tensor> weights, std::vector<Tensor> grads,
   job.nan = reinterpret_cast<unsigned long long*>(nan.mutable_data_ptr<int64_t>());
   job.candidates = reinterpret_cast<long long*>(candidates.mutable_data_ptr<int64_t>());
   const Tensor scratch = scratch_for(job, parts, weights[0]);
-  upload(parts, const_cast<Part*>(job.parts), device.stream);
+  upload(parts.data(), int64_t(parts.size()), const_cast<Part*>(job.parts), device.stream);
   run(job, 4 * device.processors, device.stream);
   return {keep, nan, candidates};
 }

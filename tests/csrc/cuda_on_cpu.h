@@ -16,6 +16,8 @@
 #include <memory>
 #include <vector>
 
+#include "../../csrc/floats.h"
+
 #define __global__ static
 #define __device__
 #define __shared__ static
@@ -121,3 +123,7 @@ T atomicAdd(T* p, T by) {
   *p += by;
   return before;
 }
+
+inline float half_to_float(uint16_t x) { return sparsetrain::Half::widen(x); }
+inline uint16_t float_to_half(float x) { return sparsetrain::Half::narrow(x); }
+inline uint16_t float_to_bf16(float x) { return sparsetrain::BFloat16::narrow(x); }

@@ -1,13 +1,7 @@
 // kernels/topk_mask.cuh and topk_radix.cuh, run on a CPU for tests/ops/test_topk_mask_cuda.py.
-#include "../../csrc/keys.h"
 #include "cuda_on_cpu.h"
 
-namespace {
-float half_to_float(uint16_t x) { return sparsetrain::half_magnitude(x); }
-uint16_t float_to_half(float) { return 0; }  // masks store no floats
-uint16_t float_to_bf16(float) { return 0; }
-}  // namespace
-
+// After CUDA's words are defined.
 #include "../../kernels/topk_radix.cuh"
 
 using namespace sparsetrain;
