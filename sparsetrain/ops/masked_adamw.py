@@ -90,6 +90,8 @@ def masked_adamw(
     if len(steps) != len(weights):
         raise ValueError(f"masked_adamw: got {len(weights)} weights and {len(steps)} steps")
     check_scalars("masked_adamw", **{f"steps {i}": step for i, step in enumerate(steps)})
+    if not weights:
+        return
     how = (lr, *betas, eps, weight_decay, decoupled, maximize, masked_state == "keep")
     state = (exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
     each = [[t.detach() for t in tensors] for tensors in (weights, grads, *state, steps)]

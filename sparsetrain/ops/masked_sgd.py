@@ -81,6 +81,8 @@ def masked_sgd(
     buffers = buffers if momentum else []
     like = {"grads": grads, "buffers": buffers} if momentum else {"grads": grads}
     check("masked_sgd", weights, masks, **like)
+    if not weights:
+        return
     how = (lr, momentum, dampening, weight_decay, nesterov, maximize, masked_state == "keep")
     each = [[t.detach() for t in tensors] for tensors in (weights, grads, buffers)]
     _masked_sgd(*each, list(masks), first, *how, grad_scale, found_inf)
