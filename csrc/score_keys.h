@@ -1,27 +1,14 @@
-// Scores as integers that sort like them, for topk_mask.
-//
-// A non-negative fp32 score keeps its order when its bits are read as a uint32, Inf above all
-// numbers and NaN above Inf. What a score is: sparsetrain/ops/topk_mask.py. Build without
-// contraction (-ffp-contract=off): each operation rounds once, so all machines find the same keys.
+// Scores as integers that sort like them (keys.h), for topk_mask on the CPU: block by block, by
+// whatever instructions the machine has. What a score is: sparsetrain/ops/topk_mask.py.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
+#include "keys.h"
 #include "simd.h"
 
 namespace sparsetrain {
 
-constexpr uint32_t kInfinity = 0x7f800000;     // keys above it, below kNoCandidate, are NaN
-constexpr uint32_t kNoCandidate = 0x80000000;  // the key of an entry that may not be kept
-constexpr int64_t kBlock = 1024;               // keys made at a time: in L1 with their inputs
-
-enum class Dtype { kFloat, kDouble, kBFloat16, kHalf };
-enum class ScoreKind { kMagnitude, kSnip, kGradient, kBlend };  // in the order of SCORES in Python
-
-struct Score {
-  ScoreKind kind;
-  float alpha, beta, gamma;
-};
+constexpr int64_t kBlock = 1024;  // keys made at a time: in L1 with their inputs
 
 struct ScoreInput {
   const void* weight;  // [numel] dtype
@@ -29,28 +16,6 @@ struct ScoreInput {
   const bool* within;  // [numel], null where every entry is a candidate
   Dtype dtype;
 };
-
-inline float as_float(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-// The bits of |x|.
-inline uint32_t as_key(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits & 0x7fffffff;
-}
-
-// |x| of an fp16 number. Scaling by 2^112 moves the exponent to where fp32 has it, Inf and NaN
-// included; numbers without an exponent are built beside 0.5, which is then taken away.
-inline float half_magnitude(uint16_t x) {
-  const uint32_t bits = uint32_t(x & 0x7fff) << 13;
-  const float normal = as_float(bits + (224u << 23)) * 0x1p-112f;
-  const float subnormal = as_float((x & 0x7fffu) | (126u << 23)) - 0.5f;
-  return (x & 0x7fff) < 0x400 ? subnormal : normal;
-}
 
 SPARSETRAIN_LOOP void narrow_double(const double* x, float* out, int64_t n) {
   for (int64_t i = 0; i < n; i++) out[i] = static_cast<float>(x[i]);
@@ -87,17 +52,12 @@ SPARSETRAIN_LOOP void magnitude_keys(const float* x, uint32_t* key, int64_t n) {
 }
 
 SPARSETRAIN_LOOP void snip_keys(const float* w, const float* g, uint32_t* key, int64_t n) {
-  for (int64_t i = 0; i < n; i++) key[i] = as_key(w[i] * g[i]);
+  for (int64_t i = 0; i < n; i++) key[i] = snip_key(w[i], g[i]);
 }
 
 SPARSETRAIN_LOOP void blend_keys(const float* w, const float* g, uint32_t* key, int64_t n,
                                  float alpha, float beta, float gamma) {
-  for (int64_t i = 0; i < n; i++) {
-    const float magnitude = as_float(as_key(w[i]));
-    const float snip = as_float(as_key(w[i] * g[i]));
-    const float gradient = as_float(as_key(g[i]));
-    key[i] = as_key((alpha * magnitude + beta * snip) + gamma * gradient);
-  }
+  for (int64_t i = 0; i < n; i++) key[i] = blend_key(w[i], g[i], alpha, beta, gamma);
 }
 
 SPARSETRAIN_LOOP void exclude(const bool* within, uint32_t* key, int64_t n) {

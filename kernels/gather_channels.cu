@@ -4,21 +4,13 @@
 // kernel argument. A warp owns one plane of one row (csrc/gather_channels.h), its lanes copy
 // neighbouring units, each as wide as the alignment of an item allows, 16 bytes at best. Every
 // byte kept is read and written once: bound by memory.
-#include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
-
-#include <algorithm>
-
 #include "../csrc/torch/gather_channels.h"
-
-// Weak, so that the module also loads where there is no CUDA.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
+#include "tensors.cuh"
 
 namespace sparsetrain {
 namespace {
 
-constexpr int kMaxTensors = 16, kWarps = 8;
+constexpr int kMaxTensors = 16, kLines = 8;
 
 struct Copy {
   Gather bytes;
@@ -48,14 +40,14 @@ __device__ void copy_line(const Gather& g, const char* __restrict__ from, char* 
   }
 }
 
-// blockIdx.y: tensor. blockDim: [32 lanes, kWarps].
-__global__ void __launch_bounds__(32 * kWarps)
+// blockIdx.y: tensor. blockDim: [32 lanes, kLines].
+__global__ void __launch_bounds__(32 * kLines)
     gather_channels_kernel(const __grid_constant__ Table table, const int64_t* rows,
                            const int64_t* cols) {
   const Copy& copy = table.copy[blockIdx.y];
   const Gather& g = copy.bytes;
-  const int64_t stride = int64_t(gridDim.x) * kWarps;
-  for (int64_t line = int64_t(blockIdx.x) * kWarps + threadIdx.y; line < copy.lines;
+  const int64_t stride = int64_t(gridDim.x) * kLines;
+  for (int64_t line = int64_t(blockIdx.x) * kLines + threadIdx.y; line < copy.lines;
        line += stride) {
     const int64_t row = line / g.planes, plane = line - row * g.planes;
     const int64_t source = (rows ? rows[row] : row) * g.planes + plane;
@@ -98,11 +90,10 @@ void launch(const Table& table, int tensors, const int64_t* rows, const int64_t*
             cudaStream_t stream) {
   int64_t lines = 0;
   for (int i = 0; i < tensors; i++) lines = std::max(lines, table.copy[i].lines);
-  const unsigned blocks = unsigned(std::min<int64_t>((lines + kWarps - 1) / kWarps, 1 << 20));
-  const dim3 grid(blocks, tensors), block(32, kWarps);
+  const unsigned blocks = unsigned(std::min<int64_t>((lines + kLines - 1) / kLines, 1 << 20));
+  const dim3 grid(blocks, tensors), block(32, kLines);
   gather_channels_kernel<<<grid, block, 0, stream>>>(table, rows, cols);
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "gather_channels: ", cudaGetErrorString(error));
+  check_launch("gather_channels");
 }
 
 std::vector<Tensor> gather_channels_cuda(std::vector<Tensor> tensors, std::optional<Tensor> rows,
@@ -110,10 +101,7 @@ std::vector<Tensor> gather_channels_cuda(std::vector<Tensor> tensors, std::optio
   std::vector<Tensor> out;
   for (const Tensor& t : tensors) out.push_back(gathered_like(t, rows, cols));
   if (out.empty() || out[0].numel() == 0) return out;
-  const int32_t device = tensors[0].get_device_index();
-  torch::stable::accelerator::DeviceGuard guard(device);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  const Device device(tensors[0]);
 
   for (size_t first = 0; first < tensors.size(); first += kMaxTensors) {
     const int count = int(std::min<size_t>(kMaxTensors, tensors.size() - first));
@@ -122,7 +110,7 @@ std::vector<Tensor> gather_channels_cuda(std::vector<Tensor> tensors, std::optio
       const Gather g = gather_of(tensors[first + i], out[first + i]);
       table.copy[i] = copy_of(g, out[0].size(0), !cols);
     }
-    launch(table, count, indices(rows), indices(cols), static_cast<cudaStream_t>(stream));
+    launch(table, count, indices(rows), indices(cols), device.stream);
   }
   return out;
 }

@@ -1,12 +1,14 @@
 """topk_mask against the two selections that PyTorch offers, on weights shaped like a network's.
 
 Scores are continuous, without ties at the threshold, since torch.topk and torch.kthvalue leave the
-order of equal scores open. Both need the scores of all tensors written out and concatenated.
+order of equal scores open. Both need the scores of all tensors written out and concatenated. On a
+GPU also CUB's DeviceTopK where it is installed (cub_topk.py), which makes no mask.
 """
 
 import torch
 from torch import Tensor
 
+from benchmarks.ops.cub_topk import cub_topk
 from sparsetrain.bench.timing import Case, main
 from sparsetrain.ops import topk_mask
 
@@ -54,11 +56,16 @@ def case(name: str, numel: int, score: str, device: str) -> Case:
         "topk": lambda: by_topk(weights, grads, k),
         "kthvalue": lambda: by_kthvalue(weights, grads, k),
     }
-    return Case(f"{score} {name}", run, bytes_moved=numel * (9 if grads else 5))
+    peer = cub_topk() if device == "cuda" else None
+    if peer is not None:
+        run["cub (no mask)"] = lambda: peer(scores(weights, grads), k)
+    moved = numel * (9 if grads else 5)
+    return Case(f"{score} {name}", run, bytes_moved=moved, floor=("cub (no mask)",))
 
 
 def cases(device: str) -> list[Case]:
-    return [case(*size, score, device) for size in SIZES.items() for score in ("magnitude", "snip")]
+    sizes = SIZES | ({"1e8": 10**8} if device == "cuda" else {})
+    return [case(*size, score, device) for size in sizes.items() for score in ("magnitude", "snip")]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,11 @@ _gather_channels = torch.ops.sparsetrain.gather_channels.default
 
 
 def gather_channels(
-    tensors: Sequence[Tensor], rows: Tensor | None = None, cols: Tensor | None = None
+    tensors: Sequence[Tensor],
+    rows: Tensor | None = None,
+    cols: Tensor | None = None,
+    *,
+    check: bool = True,
 ) -> list[Tensor]:
     """The chosen rows and columns of each tensor, copied.
 
@@ -30,6 +34,7 @@ def gather_channels(
         tensors: `[O, I, ...]` each, or `[O]` without cols; any dtypes, one device.
         rows: `[R]` int64 indices into O on that device; None: all, in order.
         cols: `[S]` int64 indices into I on that device; None: all, in order.
+        check: False: indices are in range, the caller knows, so the host need not wait for a GPU.
 
     Returns:
         `[R, S, ...]` for each tensor, of its dtype, channels_last where it is, else contiguous;
@@ -55,7 +60,7 @@ def gather_channels(
         )
     for name, index, axis in (("rows", rows, 0), ("cols", cols, 1)):
         if index is not None:
-            _check_index(name, index, first, axis)
+            _check_index(name, index, first, axis, check)
     return _gather_channels(
         [_dense(t.detach()) for t in tensors],
         None if rows is None else rows.contiguous(),
@@ -97,7 +102,7 @@ def _dense(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=_format(t))
 
 
-def _check_index(name: str, index: Tensor, tensor: Tensor, axis: int) -> None:
+def _check_index(name: str, index: Tensor, tensor: Tensor, axis: int, values: bool) -> None:
     if index.dtype != torch.int64:
         raise TypeError(f"gather_channels: {name} must be int64, got {index.dtype}")
     if index.dim() != 1:
@@ -106,7 +111,7 @@ def _check_index(name: str, index: Tensor, tensor: Tensor, axis: int) -> None:
         raise ValueError(
             f"gather_channels: {name} is on {index.device}, the tensors are on {tensor.device}"
         )
-    if index.numel() == 0:
+    if index.numel() == 0 or not values:
         return
     low, high = (int(end) for end in index.aminmax())
     size = tensor.shape[axis]

@@ -15,7 +15,7 @@ grad_scale, in place, and nothing at all changes where found_inf is not 0. Loshc
 "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101.
 
     CPU   csrc/masked_adamw.h, csrc/torch/masked_adamw.cpp
-    CUDA  the reference, for now
+    CUDA  kernels/masked_adamw.cuh, kernels/masked_adamw.cu
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
-from sparsetrain.ops.parameter_table import InOrder, check, check_scalars, row_of, table_of
+from sparsetrain.ops.parameter_table import InOrder, check, check_scalars, row_of, table_on
 
 _OPTIONS = (
     "float lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled,"
@@ -153,52 +153,13 @@ def _(table, *options):
     pass
 
 
-@torch.library.impl("sparsetrain::masked_adamw", "CPU")
+@torch.library.impl("sparsetrain::masked_adamw", ("CPU", "CUDA"))
 def _(weights, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, masks, *options):
     order, scaled = InOrder(weights), options[-2] is not None
     g = order.of(grads, write=scaled)
     moments = [exp_avgs, exp_avg_sqs, *([max_exp_avg_sqs] if max_exp_avg_sqs else [])]
     state = zip(*(order.of(tensors) for tensors in moments), strict=True)
-    rows = zip(order.weights, g, order.masks(masks), state, steps, strict=True)
-    masked_adamw_table(table_of(row_of(*row) for row in rows), *options)
+    kept = order.masks(masks)  # copies must outlive the step
+    rows = zip(order.weights, g, kept, state, steps, strict=True)
+    masked_adamw_table(table_on((row_of(*row) for row in rows), weights), *options)
     order.write_back()
-
-
-@torch.library.impl("sparsetrain::masked_adamw", "CUDA")
-def _(
-    weights,
-    grads,
-    exp_avgs,
-    exp_avg_sqs,
-    max_exp_avg_sqs,
-    steps,
-    masks,
-    lr,
-    beta1,
-    beta2,
-    eps,
-    weight_decay,
-    decoupled,
-    maximize,
-    keep_state,
-    grad_scale,
-    found_inf,
-):
-    masked_adamw_reference(
-        weights,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs,
-        steps,
-        masks,
-        lr=lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        maximize=maximize,
-        masked_state="keep" if keep_state else "zero",
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-    )

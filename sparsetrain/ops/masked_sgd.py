@@ -10,7 +10,7 @@ are computed in fp32 and rounded once, when stored. As in torch's fused optimize
 first divided by grad_scale, in place, and nothing at all changes where found_inf is not 0.
 
     CPU   csrc/masked_sgd.h, csrc/torch/masked_sgd.cpp
-    CUDA  the reference, for now
+    CUDA  kernels/masked_sgd.cuh, kernels/masked_sgd.cu
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.parameter_table import InOrder, check, check_scalars, row_of, table_of
+from sparsetrain.ops.parameter_table import InOrder, check, check_scalars, row_of, table_on
 
 MaskedState = Literal["zero", "keep"]
 STATES = ("zero", "keep")
@@ -135,46 +135,12 @@ def _(table, *options):
     pass
 
 
-@torch.library.impl("sparsetrain::masked_sgd", "CPU")
+@torch.library.impl("sparsetrain::masked_sgd", ("CPU", "CUDA"))
 def _(weights, grads, buffers, masks, first, *options):
     order, scaled = InOrder(weights), options[-2] is not None
     g = order.of(grads, write=scaled)
     state = zip(order.of(buffers)) if buffers else [()] * len(g)
-    rows = zip(order.weights, g, order.masks(masks), state, strict=True)
-    masked_sgd_table(table_of(row_of(*row, first=first) for row in rows), *options)
+    kept = order.masks(masks)  # copies must outlive the step
+    rows = zip(order.weights, g, kept, state, strict=True)
+    masked_sgd_table(table_on((row_of(*row, first=first) for row in rows), weights), *options)
     order.write_back()
-
-
-@torch.library.impl("sparsetrain::masked_sgd", "CUDA")
-def _(
-    weights,
-    grads,
-    buffers,
-    masks,
-    first,
-    lr,
-    momentum,
-    dampening,
-    weight_decay,
-    nesterov,
-    maximize,
-    keep_state,
-    grad_scale,
-    found_inf,
-):
-    masked_sgd_reference(
-        weights,
-        grads,
-        buffers,
-        masks,
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        maximize=maximize,
-        first=first,
-        masked_state="keep" if keep_state else "zero",
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-    )

@@ -5,6 +5,7 @@ addresses costs nothing. Weight, gradient, state and mask of a row must lie in m
 order, without gaps, or a row means other numbers: `InOrder` makes copies that do.
 
     CPU   csrc/parameter_table.h
+    CUDA  kernels/parameters.cuh, kernels/parameter_table.cu
 """
 
 from array import array
@@ -16,6 +17,9 @@ from torch import Tensor
 # weight, grad, state 0, state 1, state 2, mask, step: addresses, 0 for none; then numbers.
 COLUMNS = 10
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+torch.library.define("sparsetrain::table_on", "(Tensor table, Tensor like) -> Tensor")
+_table_on = torch.ops.sparsetrain.table_on.default
+
 Row = tuple[int, int, int, int, int, int, int, int, int, int]
 
 
@@ -25,6 +29,12 @@ def table_of(rows: Iterable[Row]) -> Tensor:
     if not flat:
         return torch.empty(0, COLUMNS, dtype=torch.int64)
     return torch.frombuffer(flat, dtype=torch.int64).view(-1, COLUMNS)
+
+
+def table_on(rows: Iterable[Row], weights: Sequence[Tensor]) -> Tensor:
+    """The same on the weights' device; the host does not wait for it."""
+    table = table_of(rows)
+    return table if not weights or weights[0].is_cpu else _table_on(table, weights[0])
 
 
 def row_of(

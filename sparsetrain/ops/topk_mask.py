@@ -12,7 +12,7 @@ score; NaN is an error. |w * g|: Lee et al., "SNIP: Single-shot Network Pruning 
 Sensitivity", ICLR 2019, arXiv:1810.02340.
 
     CPU   csrc/topk_mask.h and what it includes, csrc/torch/topk_mask.cpp
-    CUDA  the reference, for now
+    CUDA  kernels/topk_mask.cuh, kernels/topk_radix.cuh, kernels/topk_mask.cu
 """
 
 from collections.abc import Sequence
@@ -52,6 +52,7 @@ def topk_mask(
     gamma: float = 1.0,
     within: Sequence[Tensor] | None = None,
     names: Sequence[str] | None = None,
+    check: bool = True,
 ) -> list[Tensor]:
     """Masks that keep the k largest scores of all tensors together.
 
@@ -64,6 +65,8 @@ def topk_mask(
         within: one bool mask for each weight, of its shape; only where it is true may an entry be
             kept, or its score be NaN an error. None: everywhere.
         names: what errors call the tensors; "tensor 0", "tensor 1", ... when left out.
+        check: False: where a score is NaN or k exceeds the candidates all masks are false, and the
+            host does not wait for a GPU to know.
 
     Returns:
         One bool mask for each weight, of its shape, contiguous, with k true over all of them.
@@ -94,7 +97,8 @@ def topk_mask(
         beta,
         gamma,
     )
-    check_found(nan.tolist(), k, int(candidates), label)
+    if check:
+        check_found(nan.tolist(), k, int(candidates), label)
     return keep
 
 
@@ -140,20 +144,6 @@ def _(weights, grads, within, k, score, alpha, beta, gamma):
     keep = [w.new_empty(w.shape, dtype=torch.bool) for w in weights]
     nan = weights[0].new_empty(len(weights), dtype=torch.int64)
     return keep, nan, weights[0].new_empty((), dtype=torch.int64)
-
-
-@torch.library.impl("sparsetrain::topk_mask", "CUDA")
-def _(weights, grads, within, k, score, alpha, beta, gamma):
-    how = (SCORES[score], alpha, beta, gamma)
-    scores = [_score(w, g, *how) for w, g in zip_longest(weights, grads)]
-    nans = [s.isnan() for s in scores]
-    if within:
-        nans = [n & m for n, m in zip(nans, within, strict=True)]
-        candidates = torch.stack([m.sum() for m in within]).sum()
-    else:
-        candidates = nans[0].new_full((), sum(w.numel() for w in weights), dtype=torch.int64)
-    keep = topk_mask_reference(scores, k=k, within=within or None)
-    return keep, torch.stack([n.sum() for n in nans]), candidates
 
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
