@@ -9,6 +9,7 @@
 // without PyTorch.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -17,35 +18,37 @@
 namespace sparsetrain {
 
 constexpr int kSumLanes = 8;
+constexpr int64_t kTerms = 256;  // computed at a time: in L1
 
 struct ChannelShape {
   int64_t rows, inputs, taps;
   bool last;  // channels_last: a row is [taps, inputs], else [inputs, taps]
 };
 
-// The term of one entry; each operation is rounded once, in fp32.
+// The terms of n entries; each operation is rounded once, in fp32.
 template <bool product, bool square>
-SPARSETRAIN_LOOP double channel_term(float w, float g) {
-  const float x = product ? w * g : w;
-  return square ? x * x : (x < 0 ? -x : x);
+SPARSETRAIN_LOOP void channel_terms(const float* __restrict w, const float* __restrict g, int64_t n,
+                                    double* __restrict term) {
+  for (int64_t i = 0; i < n; i++) {
+    const float x = product ? w[i] * g[i] : w[i];
+    term[i] = square ? x * x : std::fabs(x);
+  }
 }
 
-// places[i] += term i, for i < width; returns the terms' sum.
+// places[i] += term i, for i < width; *total = the terms' sum. Loops are apart, each over local
+// memory, so that a compiler vectorises them.
 template <bool product, bool square>
-SPARSETRAIN_LOOP void add_row(const float* __restrict w, const float* __restrict g, int64_t width,
-                              double* __restrict places, float* total) {
+SPARSETRAIN_LOOP void add_row(const float* w, const float* g, int64_t width, double* places,
+                              float* total) {
   double lane[kSumLanes] = {};
-  int64_t i = 0;
-  for (; i + kSumLanes <= width; i += kSumLanes)
-    for (int l = 0; l < kSumLanes; l++) {
-      const double term = channel_term<product, square>(w[i + l], product ? g[i + l] : 0);
-      places[i + l] += term;
-      lane[l] += term;
-    }
-  for (int l = 0; i < width; i++, l++) {
-    const double term = channel_term<product, square>(w[i], product ? g[i] : 0);
-    places[i] += term;
-    lane[l] += term;
+  alignas(64) double term[kTerms];
+  for (int64_t begin = 0; begin < width; begin += kTerms) {
+    const int64_t n = std::min(kTerms, width - begin);
+    channel_terms<product, square>(w + begin, product ? g + begin : nullptr, n, term);
+    for (int64_t i = n; i < kTerms && i % kSumLanes; i++) term[i] = 0;
+    for (int64_t i = 0; i < n; i++) places[begin + i] += term[i];
+    for (int64_t i = 0; i < n; i += kSumLanes)
+      for (int l = 0; l < kSumLanes; l++) lane[l] += term[i + l];
   }
   *total = float(((lane[0] + lane[1]) + (lane[2] + lane[3])) +
                  ((lane[4] + lane[5]) + (lane[6] + lane[7])));

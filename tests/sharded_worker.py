@@ -34,7 +34,7 @@ def whole(kind, dtype=torch.float32):
 
 
 def shards(tensors, rank, world, cut):
-    """This rank's flat ranges and where they lie; `cut` seeds the uneven cuts, alike on all ranks."""
+    """This rank's flat ranges and where they lie; `cut` seeds the cuts, alike on all ranks."""
     local, pieces = [], []
     generator = torch.Generator().manual_seed(cut)
     for i, t in enumerate(tensors):
