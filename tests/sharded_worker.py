@@ -52,7 +52,7 @@ def uneven(rank, world):
             weights, grads = whole(kind)
             w, pieces = shards(weights, rank, world, 3)
             g, _ = shards(grads, rank, world, 3)
-            for k in (0, 1, 359, 1797, TOTAL - 1, TOTAL):
+            for k in (0, 1, 359, 1797, TOTAL - 1, TOTAL) if score == "snip" else (700,):
                 how = {"k": k, "score": score, "alpha": 0.3, "beta": 1.7}
                 found = sharded_topk_mask(w, g, pieces=pieces, **how)
                 wanted, _ = shards(topk_mask(weights, grads, **how), rank, world, 3)
@@ -75,6 +75,15 @@ def replicas(rank, world):
     weights, grads = whole("ties")
     found = sharded_topk_mask(weights, grads, k=777, score="snip")
     yield "replicas", found.keep, topk_mask(weights, grads, k=777, score="snip")
+
+
+def all_on_one_rank(rank, world):
+    weights, _ = whole("ties")
+    mine = weights if rank == world - 1 else []
+    found = sharded_topk_mask(mine, k=1000, pieces=[Piece(i) for i in range(len(mine))])
+    wanted = topk_mask(weights, k=1000) if mine else []
+    yield "one rank: has all", found.keep, wanted
+    yield "one rank: nobody has any", sharded_topk_mask([], k=0).keep, []
 
 
 def dtensors(rank, world):
@@ -133,7 +142,7 @@ def main(rank, world, folder):
     )
     torch.set_num_threads(1)
     results = {}
-    for cases in (uneven, half, replicas, dtensors, errors):
+    for cases in (uneven, half, replicas, all_on_one_rank, dtensors, errors):
         for name, found, wanted in cases(rank, world):
             results[name] = (found, wanted)
     torch.save(results, folder / f"{rank}.pt")

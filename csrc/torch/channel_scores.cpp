@@ -9,29 +9,13 @@
 #include <optional>
 #include <tuple>
 
-#include "../score_keys.h"
+#include "dtype_of.h"
 
 namespace sparsetrain {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat;
-    case ScalarType::Double:
-      return Dtype::kDouble;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    case ScalarType::Half:
-      return Dtype::kHalf;
-    default:
-      STD_TORCH_CHECK(false,
-                      "channel_scores: weight must be float32, float64, bfloat16 or float16");
-  }
-}
 
 // A row of a matrix as floats, up to the sign, which no score depends on.
 struct Rows {
@@ -52,7 +36,7 @@ std::tuple<Tensor, Tensor> channel_scores_cpu(const Tensor& weight, std::optiona
   const ChannelShape shape{rows, inputs, taps, !weight.is_contiguous()};
   Tensor out = torch::stable::new_empty(weight, {rows}, ScalarType::Float);
   Tensor in = torch::stable::new_empty(weight, {inputs}, ScalarType::Float);
-  const Rows w{weight.const_data_ptr(), dtype_of(weight), inputs * taps};
+  const Rows w{weight.const_data_ptr(), dtype_of(weight, "channel_scores: weight"), inputs * taps};
   const Rows g{grad ? grad->const_data_ptr() : nullptr, w.dtype, w.width};
   auto* to_out = out.mutable_data_ptr<float>();
   auto* to_in = in.mutable_data_ptr<float>();

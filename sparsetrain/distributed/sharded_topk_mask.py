@@ -22,7 +22,7 @@ from sparsetrain.distributed.pieces import END, Local, Piece, pieces_of
 from sparsetrain.distributed.ring import Ring
 
 SAMPLE = 2048  # keys that bracket the k-th, over all ranks
-REFINE = 256  # keys that narrow the bracket, over all ranks
+REFINE = 64  # keys that narrow the bracket, over all ranks
 
 
 @dataclass(frozen=True)
