@@ -3,13 +3,16 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from sparsetrain.ops.topk_mask import DTYPES, SCORES
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 CHUNK = 1 << 18  # scores computed at a time
 END = 0x7F800001  # above the key of infinity; from here on keys are NaN's
@@ -39,13 +42,20 @@ def pieces_of(weights: Sequence[Tensor], group: dist.ProcessGroup | None = None)
     """
     first = dist.get_rank(group) == 0
     return [
-        _piece(i, w) if isinstance(w, DTensor) else Piece(i, 0, owned=first)
-        for i, w in enumerate(weights)
+        _piece(i, w) if is_dtensor(w) else Piece(i, 0, owned=first) for i, w in enumerate(weights)
     ]
 
 
-def _piece(index: int, weight: DTensor) -> Piece:
+def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
+    from torch.distributed.tensor import DTensor  # takes seconds, so only when asked
+
+    return isinstance(tensor, DTensor)
+
+
+def _piece(index: int, weight: "DTensor") -> Piece:
     """Shard(0) cuts as torch.chunk does; of the ranks that hold a replica the first counts it."""
+    from torch.distributed.tensor import Replicate, Shard
+
     mesh, begin, rows, owned = weight.device_mesh, 0, weight.shape[0] if weight.dim() else 1, True
     place = mesh.get_coordinate()
     if place is None:

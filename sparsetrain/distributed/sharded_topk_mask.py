@@ -6,7 +6,7 @@ keys, gathered from all ranks, brackets the k-th one; each rank counts what lies
 bracket, in one pass, and sorts what lies in it. Then the bracket narrows: edges drawn from what is
 left, and evenly spaced ones so that it shrinks at least sixteenfold, are counted and the counts
 added over ranks, until one key is left, the k-th. Equal keys are shared out in order of tensor and
-index. Only samples and counts travel: about 10 KB a rank, whatever the size of the parameters.
+index. Only samples and counts travel: about 20 KB a rank, whatever the size of the parameters.
 """
 
 import math
@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from sparsetrain.distributed.pieces import END, Local, Piece, pieces_of
+from sparsetrain.distributed.pieces import END, Local, Piece, is_dtensor, pieces_of
 from sparsetrain.distributed.ring import Ring
 
 SAMPLE = 2048  # keys that bracket the k-th, over all ranks
@@ -186,13 +185,13 @@ def _check_nan(table: Tensor, names: Sequence[str] | None) -> None:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def _like(mask: Tensor, weight: Tensor) -> Tensor:
-    if not isinstance(weight, DTensor):
+    if not is_dtensor(weight):
         return mask
-    return DTensor.from_local(
+    return type(weight).from_local(
         mask,
         weight.device_mesh,
         weight.placements,
