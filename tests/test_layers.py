@@ -6,8 +6,19 @@ from pathlib import Path
 import sparsetrain
 
 LAYERS = [  # bottom first
-    {"ops", "files", "nearest", "modes", "interrupt", "schedules", "data", "models", "progress"},
-    {"optim", "scores", "plots"},
+    {
+        "ops",
+        "patterns",
+        "files",
+        "nearest",
+        "modes",
+        "interrupt",
+        "schedules",
+        "data",
+        "models",
+        "progress",
+    },
+    {"optim", "scores", "select", "distributed", "plots"},
     {"masks", "shrink"},
     {"methods", "checkpoint"},
     {"bench", "config"},

@@ -2,12 +2,20 @@
 
 from sparsetrain.ops.bits import bits_of as bits_of
 from sparsetrain.ops.bits import mask_of as mask_of
+from sparsetrain.ops.channel_scores import channel_scores as channel_scores
+from sparsetrain.ops.channel_scores import channel_scores_reference as channel_scores_reference
 from sparsetrain.ops.gather_channels import gather_channels as gather_channels
 from sparsetrain.ops.gather_channels import gather_channels_reference as gather_channels_reference
 from sparsetrain.ops.masked_adamw import masked_adamw as masked_adamw
 from sparsetrain.ops.masked_adamw import masked_adamw_reference as masked_adamw_reference
 from sparsetrain.ops.masked_sgd import masked_sgd as masked_sgd
 from sparsetrain.ops.masked_sgd import masked_sgd_reference as masked_sgd_reference
+from sparsetrain.ops.nm_mask import nm_mask as nm_mask
+from sparsetrain.ops.nm_mask import nm_mask_reference as nm_mask_reference
+from sparsetrain.ops.nm_mask_transposable import nm_mask_transposable as nm_mask_transposable
+from sparsetrain.ops.nm_mask_transposable import (
+    nm_mask_transposable_reference as nm_mask_transposable_reference,
+)
 from sparsetrain.ops.relu_density import relu_density as relu_density
 from sparsetrain.ops.relu_density import relu_density_reference as relu_density_reference
 from sparsetrain.ops.topk_mask import topk_mask as topk_mask
