@@ -156,10 +156,10 @@ def _(table, *options):
 @torch.library.impl("sparsetrain::masked_adamw", ("CPU", "CUDA"))
 def _(weights, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, masks, *options):
     order, scaled = InOrder(weights), options[-2] is not None
-    g = (order.changed if scaled else order.read)(grads)
+    g = order.of(grads, write=scaled)
     moments = [exp_avgs, exp_avg_sqs, *([max_exp_avg_sqs] if max_exp_avg_sqs else [])]
-    state = zip(*(order.changed(tensors) for tensors in moments), strict=True)
-    kept = order.read(masks)  # copies must outlive the step
+    state = zip(*(order.of(tensors) for tensors in moments), strict=True)
+    kept = order.masks(masks)  # copies must outlive the step
     rows = zip(order.weights, g, kept, state, steps, strict=True)
     masked_adamw_table(table_on((row_of(*row) for row in rows), weights), *options)
     order.write_back()

@@ -138,9 +138,9 @@ def _(table, *options):
 @torch.library.impl("sparsetrain::masked_sgd", ("CPU", "CUDA"))
 def _(weights, grads, buffers, masks, first, *options):
     order, scaled = InOrder(weights), options[-2] is not None
-    g = (order.changed if scaled else order.read)(grads)
-    state = zip(order.changed(buffers)) if buffers else [()] * len(g)
-    kept = order.read(masks)  # copies must outlive the step
+    g = order.of(grads, write=scaled)
+    state = zip(order.of(buffers)) if buffers else [()] * len(g)
+    kept = order.masks(masks)  # copies must outlive the step
     rows = zip(order.weights, g, kept, state, strict=True)
     masked_sgd_table(table_on((row_of(*row, first=first) for row in rows), weights), *options)
     order.write_back()

@@ -84,17 +84,17 @@ class InOrder:
             w if gapless(w) else self._copy(w, w.contiguous(), write=True) for w in weights
         ]
 
-    def changed(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """One for each weight, or none at all; the copies are written back in the end."""
+    def of(self, tensors: Sequence[Tensor], write: bool = True) -> list[Tensor]:
+        """One for each weight, or none at all; with `write` copies are written back in the end."""
         return [
-            t if same_order(t, w) else self._copy(t, w, write=True)
+            t if same_order(t, w) else self._copy(t, w, write)
             for t, w in zip(tensors, self.weights, strict=bool(tensors))
         ]
 
-    def read(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def masks(self, masks: Sequence[Tensor | None]) -> list[Tensor | None]:
         return [
-            t if t is None or same_order(t, w) else self._copy(t, w, write=False)
-            for t, w in zip(tensors, self.weights, strict=True)
+            m if m is None or same_order(m, w) else self._copy(m, w, write=False)
+            for m, w in zip(masks, self.weights, strict=True)
         ]
 
     def write_back(self) -> None:

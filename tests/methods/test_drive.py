@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import masks
+from sparsetrain import masks, optim
 from sparsetrain.methods import DRIVE
 from sparsetrain.ops import topk_mask_reference
 
@@ -68,6 +68,40 @@ def test_pruned_stays_pruned_with_its_state():
         assert (parameter[~mask] == 0).all()
         assert (momentum[~mask] == 0).all()
         assert (parameter[mask] != 0).all()
+
+
+@pytest.mark.parametrize(("name", "options"), [("SGD", {}), ("AdamW", {"eps": 1e-2})])
+def test_our_optimizers_keep_the_masks_themselves(name, options):
+    found = []
+    for library in (optim, torch.optim):
+        model, method = network(), DRIVE(0.8, dense_steps=2, rounds=3, interval=2)
+        optimizer = getattr(library, name)(model.parameters(), 0.05, weight_decay=1e-3, **options)
+        run(method, 12, model, optimizer)
+        found.append((list(model.parameters()), method.masks))
+        if library is optim:
+            assert optimizer.mask_of(model[0].weight) is method.masks["0.weight"]
+            assert (model[0].weight[~method.masks["0.weight"]] == 0).all()
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("stop", range(1, 12))
+def test_resuming_with_our_optimizer_is_exact(stop):
+    options = {"sparsity": 0.8, "dense_steps": 2, "rounds": 3, "interval": 3}
+    each = []
+    for at in (None, stop):
+        model, method = network(), DRIVE(**options)
+        optimizer = optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=1e-3)
+        run(method, at or 12, model, optimizer)
+        if at is not None:
+            state = optimizer.state_dict()
+            optimizer = optim.SGD(model.parameters(), 0.05)
+            optimizer.load_state_dict(state)
+            second = DRIVE(**options)
+            second.resume(model, optimizer, method.state_dict())
+            run(second, 12 - at, model, optimizer, start=False)
+        each.append(model)
+    for a, b in zip(each[0].parameters(), each[1].parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_score_is_the_normalised_sum_of_three_terms():
