@@ -77,18 +77,10 @@ __device__ __forceinline__ Pack<T> stream_in(const void* x, int64_t i) {
 }
 
 template <typename T>
-__device__ __forceinline__ Pack<T> load(const T* x) {
-  const uint4 bits = *reinterpret_cast<const uint4*>(x);
-  Pack<T> pack;
-  memcpy(&pack, &bits, sizeof pack);
-  return pack;
-}
-
-template <typename T>
-__device__ __forceinline__ void store(T* x, const Pack<T>& pack) {
+__device__ __forceinline__ void stream_out(T* x, const Pack<T>& pack) {
   uint4 bits;
   memcpy(&bits, &pack, sizeof pack);
-  *reinterpret_cast<uint4*>(x) = bits;
+  __stcs(reinterpret_cast<uint4*>(x), bits);
 }
 
 // One byte for each lane of a pack.

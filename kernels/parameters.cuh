@@ -57,7 +57,7 @@ __device__ __forceinline__ void read(T (&lane)[kLanes], const void* x, int64_t i
   if constexpr (kLanes == 1) {
     lane[0] = *from;
   } else {
-    const Pack<T> pack = load(from);
+    const Pack<T> pack = stream_in<T>(from, 0);
     for (int e = 0; e < kLanes; e++) lane[e] = pack.lane[e];
   }
 }
@@ -70,7 +70,7 @@ __device__ __forceinline__ void write(const T (&lane)[kLanes], void* x, int64_t 
   } else {
     Pack<T> pack;
     for (int e = 0; e < kLanes; e++) pack.lane[e] = lane[e];
-    store(to, pack);
+    stream_out(to, pack);
   }
 }
 

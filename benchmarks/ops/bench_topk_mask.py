@@ -5,6 +5,9 @@ order of equal scores open. Both need the scores of all tensors written out and 
 GPU also CUB's DeviceTopK where it is installed (cub_topk.py), which makes no mask.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -51,7 +54,7 @@ def case(name: str, numel: int, score: str, device: str) -> Case:
     # A constant keeps the products distinct.
     grads = [torch.full_like(w, 0.5) for w in weights] if score == "snip" else None
     k = int(KEEP * numel)
-    run = {
+    run: dict[str, Callable[[], Any]] = {
         "sparsetrain": lambda: topk_mask(weights, grads, k=k, score=score),
         "topk": lambda: by_topk(weights, grads, k),
         "kthvalue": lambda: by_kthvalue(weights, grads, k),

@@ -86,7 +86,7 @@ def case(name: str, device: str) -> Case:
 
     def stepper(make: Any, how: dict[str, Any], after: str = "") -> Callable[[], list[Tensor]]:
         model = nn.ParameterDict({f"{i}": nn.Parameter(t.clone()) for i, t in enumerate(start)})
-        weights = list(model.values())
+        weights = [model[name] for name in masks]  # in the order of the shapes, not of the names
         for w, g in zip(weights, grads, strict=True):
             w.grad = g.clone()
         optimizer = make(weights, **options, **how)

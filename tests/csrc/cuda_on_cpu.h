@@ -113,6 +113,11 @@ T __ldcs(const T* p) {
 }
 
 template <typename T>
+void __stcs(T* p, const T& value) {
+  *p = value;
+}
+
+template <typename T>
 T __ldcg(const T* p) {
   return *p;
 }
