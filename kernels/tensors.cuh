@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../csrc/torch/dtype_of.h"
 #include "blocks.cuh"
 
 // Weak, so that the module also loads where there is no CUDA.
@@ -43,21 +44,6 @@ struct Device {
     STD_TORCH_CHECK(error == cudaSuccess, "sparsetrain: ", cudaGetErrorString(error));
   }
 };
-
-inline Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat;
-    case ScalarType::Double:
-      return Dtype::kDouble;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    case ScalarType::Half:
-      return Dtype::kHalf;
-    default:
-      STD_TORCH_CHECK(false, "tensors must be float32, float64, bfloat16 or float16");
-  }
-}
 
 inline bool is_aligned(const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; }
 

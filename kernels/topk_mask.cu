@@ -22,7 +22,8 @@ std::vector<Part> parts_of(const std::vector<Tensor>& weights, const std::vector
     const bool* in = within.empty() ? nullptr : within[i].const_data_ptr<bool>();
     bool* out = keep[i].mutable_data_ptr<bool>();
     const bool aligned = is_aligned(x) && is_aligned(y) && is_aligned(in) && is_aligned(out);
-    parts.push_back({x, y, in, out, numel, base, 0, int32_t(i), dtype_of(weights[i]), aligned});
+    parts.push_back({x, y, in, out, numel, base, 0, int32_t(i),
+                     dtype_of(weights[i], "topk_mask: weights"), aligned});
     base += numel;
   }
   return parts;

@@ -183,14 +183,21 @@ def doctor(
         _exit(FAILED, "a kernel fails its test")
 
 
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Threads = Annotated[list[int], typer.Option(min=1, help="may be given again")]
+Repeats = Annotated[int, typer.Option(min=1, help="times each measurement is taken")]
+ResultFile = Annotated[Path | None, typer.Option("--json", help="file for results")]
+PictureFile = Annotated[Path | None, typer.Option("--plot", help="file for a picture")]
+
+
 @bench.command("select")
 def bench_select(
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    threads: Annotated[list[int], typer.Option(min=1, help="may be given again")] = [1, 2],  # noqa: B006
-    repeats: Annotated[int, typer.Option(min=1, help="times each measurement is taken")] = 20,
+    device: Device = "cpu",
+    threads: Threads = [1, 2],  # noqa: B006
+    repeats: Repeats = 20,
     largest: Annotated[float, typer.Option(min=1e5, help="parameters, at most")] = 1e8,
-    json_path: Annotated[Path | None, typer.Option("--json", help="file for results")] = None,
-    plot_path: Annotated[Path | None, typer.Option("--plot", help="file for a picture")] = None,
+    json_path: ResultFile = None,
+    plot_path: PictureFile = None,
 ) -> None:
     """Exact global top-k masks: sparsetrain's against torch.topk, kthvalue, sort, np.partition.
 
@@ -199,3 +206,20 @@ def bench_select(
     from sparsetrain.bench.select import run  # loads matplotlib
 
     run(device, threads, repeats, json_path, plot_path, console, largest)
+
+
+@bench.command("optim")
+def bench_optim(
+    device: Device = "cpu",
+    threads: Threads = [1, 2],  # noqa: B006
+    repeats: Repeats = 20,
+    json_path: ResultFile = None,
+    plot_path: PictureFile = None,
+) -> None:
+    """Masked optimizer steps: sparsetrain's against torch's fused and foreach ones.
+
+    Example: sparsetrain bench optim --threads 2 --json optim.json
+    """
+    from sparsetrain.bench.optim import run  # loads matplotlib
+
+    run(device, threads, repeats, json_path, plot_path, console)

@@ -132,6 +132,26 @@ def build_model(config: Config, data: Images) -> nn.Module:
     )
 
 
+def check_layout(config: Config, model: nn.Module) -> None:
+    """Refuse what torch computes wrongly: oneDNN's AVX2 kernel, seen in torch 2.13.
+
+    The weight gradient of a channels_last 1x1 convolution with fewer than 8 input channels is
+    wrong there, or never ends.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    if config.torch_device.type != "cpu" or not config.channels_last or "AVX512" in capability:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            inputs = module.in_channels // module.groups
+            if inputs < 8:
+                raise ValueError(
+                    f"{name} is a 1x1 convolution with {inputs} input channels; in channels_last"
+                    " torch computes wrong gradients for fewer than 8 on this CPU: say"
+                    " --no-channels-last"
+                )
+
+
 def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     if config.optimizer == "adamw":
         return AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from sparsetrain import checkpoint
 from sparsetrain.checkpoint import CheckpointError
-from sparsetrain.config import Config, build_method, build_model, build_optimizer
+from sparsetrain.config import Config, build_method, build_model, build_optimizer, check_layout
 from sparsetrain.data import Images
 from sparsetrain.files import remove_parts, write_text
 from sparsetrain.methods import Method
@@ -56,7 +56,9 @@ def start(config: Config, folder: Path | None, data: Images, model: nn.Module | 
     model.to(config.torch_device, memory_format=config.memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, model)
     method = build_method(config, data)
+    check_layout(config, model)
     method.start(model, optimizer)
+    check_layout(config, model)
     if folder is not None:
         write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     return Run(config, model, optimizer, method)

@@ -207,6 +207,14 @@ def test_rounds_that_do_not_fit_into_the_run():
         train(replace(QUICK, method="drive", dense_epochs=2, epochs=2))
 
 
+def test_layers_that_torch_computes_wrongly_are_refused(monkeypatch):
+    narrow = replace(QUICK, model="resnet20", width=0.25, epochs=1)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.raises(ValueError, match=r"shortcut.0 is a 1x1 convolution with 4 input channels"):
+        train(narrow)
+    assert train(replace(narrow, channels_last=False)).finished
+
+
 def test_learning_rates():
     assert [learning_rate("constant", s, 10) for s in (0, 9)] == [1, 1]
     assert [round(learning_rate("step", s, 8), 4) for s in range(8)] == [1] * 4 + [0.1] * 2 + [

@@ -8,6 +8,8 @@
 
 #include <tuple>
 
+#include "dtype_of.h"
+
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -19,21 +21,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kGrain = 4;  // tiles that are worth a thread
-
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Dtype::kFloat;
-    case ScalarType::Double:
-      return Dtype::kDouble;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    case ScalarType::Half:
-      return Dtype::kHalf;
-    default:
-      STD_TORCH_CHECK(false, "topk_mask: weights must be float32, float64, bfloat16 or float16");
-  }
-}
 
 // A mask of w, in large pages where that helps: new memory costs more in page faults than all of
 // the selection.
@@ -67,7 +54,7 @@ Masks topk_mask_cpu(std::vector<Tensor> weights, std::vector<Tensor> grads,
     keep.push_back(new_mask(w));
     const void* grad = grads.empty() ? nullptr : grads[i].const_data_ptr();
     const bool* candidates = within.empty() ? nullptr : within[i].const_data_ptr<bool>();
-    segments.push_back({{w.const_data_ptr(), grad, candidates, dtype_of(w)},
+    segments.push_back({{w.const_data_ptr(), grad, candidates, dtype_of(w, "topk_mask: weights")},
                         static_cast<uint8_t*>(keep.back().mutable_data_ptr()),
                         MaskKind::kBytes,
                         w.numel()});

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sparsetrain.ops.topk_checks import DTYPES, SCORES
+from sparsetrain.ops.dtypes import DTYPES
+from sparsetrain.ops.topk_checks import SCORES
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

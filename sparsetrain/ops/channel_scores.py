@@ -18,8 +18,8 @@ Pruning", CVPR 2019, arXiv:1906.10771, eq. 8.
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.dtypes import DTYPES
 from sparsetrain.ops.gather_channels import CHANNELS_LAST
-from sparsetrain.ops.nm_mask import DTYPES
 
 KINDS = ("magnitude", "square", "snip", "snip_square")
 

@@ -13,7 +13,7 @@ Structured Sparse Neural Networks From Scratch", ICLR 2021, arXiv:2102.04010.
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from sparsetrain.ops.dtypes import DTYPES
 
 torch.library.define("sparsetrain::nm_mask", "(Tensor score, int n, int m) -> Tensor")
 _nm_mask = torch.ops.sparsetrain.nm_mask.default

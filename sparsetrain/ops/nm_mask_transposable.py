@@ -21,7 +21,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.nm_mask import DTYPES
+from sparsetrain.ops.dtypes import DTYPES
 
 PAIRS = tuple(combinations(range(4), 2))  # columns that a row may keep, in order
 CHOICES = tuple(

@@ -14,7 +14,8 @@ Approach towards Efficient Deep Architectures", 2016, arXiv:1607.03250.
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from sparsetrain.ops.dtypes import DTYPES
+
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of axes
 
 torch.library.define("sparsetrain::relu_density", "(Tensor x) -> (Tensor y, Tensor count)")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.dtypes import DTYPES
+
 SCORES = ("magnitude", "snip", "gradient", "blend")
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def labels(names: Sequence[str] | None, weights: Sequence[Tensor]) -> list[str]:

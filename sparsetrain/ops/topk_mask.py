@@ -21,7 +21,6 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.topk_checks import DTYPES as DTYPES
 from sparsetrain.ops.topk_checks import (
     SCORES,
     check_found,

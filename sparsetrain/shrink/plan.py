@@ -132,7 +132,7 @@ def plan(
         score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
         flops, parameters, channels: the share to keep, in (0, 1]; exactly one of them.
         round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
-            with AVX-512, else 8.
+            with AVX-512, else 8. Below 8, beware of channels_last: `config.check_layout`.
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
 

@@ -92,7 +92,7 @@ def test_what_a_user_set_stays():
     x = images().to(memory_format=torch.channels_last)
     alive = cross_entropy(model(x), LABELS)  # an old graph that is still held
     alive.backward(retain_graph=True)
-    plan(model, x, by_size, flops=0.4, round_to=2).apply()
+    plan(model, x, by_size, flops=0.5, round_to=8).apply()
 
     assert [m.training for m in model.modules()] == modes
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
