@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sparsetrain.ops import gather_channels, masked_adamw, masked_sgd, topk_mask
-from sparsetrain.ops.topk_mask import DTYPES, SCORES
+from sparsetrain.ops.dtypes import DTYPES
+from sparsetrain.ops.topk_checks import SCORES
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from sparsetrain.ops import topk_mask, topk_mask_reference
-from sparsetrain.ops.topk_mask import DTYPES, SCORES
+from sparsetrain.ops.dtypes import DTYPES
+from sparsetrain.ops.topk_checks import SCORES
 
 SIZES = [(0,), (1,), (7,), (63,), (5, 13), (70_000,)]  # the last has two chunks
 FACTORS = {"alpha": 0.3, "beta": 1.7, "gamma": 0.1}

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sparsetrain.ops import topk_mask_reference
-from sparsetrain.ops.topk_mask import DTYPES, SCORES
+from sparsetrain.ops.dtypes import DTYPES
+from sparsetrain.ops.topk_checks import SCORES
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 DONE, FINISH, RADIX, CLEAR = range(4)

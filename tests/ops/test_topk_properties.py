@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsetrain.ops import TopkMask, bits_of, mask_of, topk_mask, topk_mask_reference
-from sparsetrain.ops.topk_mask import DTYPES, SCORES
+from sparsetrain.ops.dtypes import DTYPES
+from sparsetrain.ops.topk_checks import SCORES
 
 STEADY = settings(derandomize=True, deadline=None, max_examples=120)
 FACTORS = {"alpha": 0.3, "beta": 1.7, "gamma": 0.1}
