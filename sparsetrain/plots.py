@@ -74,7 +74,8 @@ def scaling(panels: Mapping[str, Mapping[str, Line]], y: str) -> Figure:
         for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
             axes.loglog(*zip(*points, strict=True), "o-", color=colour, label=label)
         _label(axes, f"{y}, by {x}", x, y)
-    each[0].legend(frameon=False, fontsize=8)
+    lines, labels = each[0].get_legend_handles_labels()
+    figure.legend(lines, labels, frameon=False, fontsize=8, loc="outside right upper")
     return figure
 
 
