@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD
 
-from sparsetrain import checkpoint, masks
+from sparsetrain import checkpoint
 from sparsetrain.bench.memory import Peak
 from sparsetrain.bench.timing import milliseconds
 from sparsetrain.masks import Masks
+from sparsetrain.optim import SGD
 from sparsetrain.shrink import trace
 
 
@@ -128,16 +128,16 @@ def _two_steps(network: Network, x: Tensor, y: Tensor) -> int:
 
 
 def train_thunk(network: Network, x: Tensor, y: Tensor) -> Callable[[], object]:
-    """A whole step: forward, backward, SGD with momentum, masks."""
+    """A whole step: forward, backward, SGD with momentum and the masks inside."""
     # So small a step leaves the weights what they are for all that is measured or shown later.
     optimizer = SGD(network.model.parameters(), lr=1e-12, momentum=0.9)
+    optimizer.set_masks(network.model, network.masks)
 
     def step() -> None:
         network.model.train()
         optimizer.zero_grad()
         cross_entropy(network.model(x), y).backward()
         optimizer.step()
-        masks.apply_(network.masks, network.model, optimizer)
 
     return step
 
