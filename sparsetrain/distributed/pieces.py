@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsetrain.ops.dtypes import DTYPES
 from sparsetrain.ops.topk_checks import SCORES
+from sparsetrain.ops.topk_mask import score_of
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -162,17 +163,8 @@ class Local:
 
 
 def _keys(w: Tensor, g: Tensor, score: str, alpha: float, beta: float, gamma: float) -> Tensor:
-    """int32 keys, by the formulas of topk_mask."""
-    w, g = w.float(), g.float()
-    if score == "magnitude":
-        found = w
-    elif score == "snip":
-        found = w * g
-    elif score == "gradient":
-        found = g
-    else:
-        found = (alpha * w.abs() + beta * (w * g).abs()) + gamma * g.abs()
-    return found.abs().view(torch.int32)
+    """int32 keys that sort like the scores."""
+    return score_of(w, g, score, alpha, beta, gamma).view(torch.int32)
 
 
 def _check(

@@ -114,7 +114,7 @@ def topk_mask_reference(
 ) -> list[Tensor]:
     """What topk_mask must equal, in plain PyTorch, for scores without NaN."""
     pairs = zip_longest(weights, grads or ())
-    scores = [_score(w, g, score, alpha, beta, gamma).flatten() for w, g in pairs]
+    scores = [score_of(w, g, score, alpha, beta, gamma).flatten() for w, g in pairs]
     flat = torch.cat(scores)
     if within is not None:  # below every score, which are not negative
         flat = flat.masked_fill(~torch.cat([m.flatten() for m in within]), -1.0)
@@ -124,7 +124,7 @@ def topk_mask_reference(
     return [part.reshape(w.shape).clone() for part, w in zip(parts, weights, strict=True)]
 
 
-def _score(
+def score_of(
     w: Tensor, g: Tensor | None, score: str, alpha: float, beta: float, gamma: float
 ) -> Tensor:
     """`w.shape` fp32 scores, by the formulas at the top."""
