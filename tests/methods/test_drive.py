@@ -72,9 +72,13 @@ def test_pruned_stays_pruned_with_its_state():
 
 @pytest.mark.parametrize(("name", "options"), [("SGD", {}), ("AdamW", {"eps": 1e-2})])
 def test_our_optimizers_keep_the_masks_themselves(name, options):
+    # No batch norm: behind a row that is pruned whole it divides rounding by sqrt(eps), and Adam
+    # steps by that noise, so two right optimizers would differ from machine to machine.
     found = []
     for library in (optim, torch.optim):
-        model, method = network(), DRIVE(0.8, dense_steps=2, rounds=3, interval=2)
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(8, 40), nn.ReLU(), nn.Linear(40, 3))
+        method = DRIVE(0.8, dense_steps=2, rounds=3, interval=2)
         optimizer = getattr(library, name)(model.parameters(), 0.05, weight_decay=1e-3, **options)
         run(method, 12, model, optimizer)
         found.append((list(model.parameters()), method.masks))
