@@ -1,6 +1,8 @@
 """How a number moves over the steps of a training run."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 LEARNING_RATES = ("constant", "step", "cosine")
 
@@ -19,3 +21,58 @@ def learning_rate(kind: str, step: int, total: int, warmup: int = 0) -> float:
     if kind == "step":
         return 0.1 ** ((done >= 0.5) + (done >= 0.75))
     return 0.5 * (1 + math.cos(math.pi * done)) if kind == "cosine" else 1.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps first, first + every, ... up to last, counted from 1."""
+
+    first: int
+    last: int
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.every < 1:
+            raise ValueError(
+                f"a schedule needs a first step and an interval of 1 or more, got {self.first},"
+                f" {self.every}"
+            )
+        if self.last < self.first:
+            raise ValueError(
+                f"a schedule that starts at step {self.first} ends at step {self.last}, before that"
+            )
+
+    def due(self, step: int) -> bool:
+        return self.first <= step <= self.last and (step - self.first) % self.every == 0
+
+    def done(self, step: int) -> float:
+        """How far step is from first to last, in [0, 1]."""
+        span = max(self.last - self.first, 1)
+        return min(max(step - self.first, 0) / span, 1.0)
+
+
+def cubic(initial: float, final: float, done: float) -> float:
+    """final + (initial - final) * (1 - done)^3: Zhu & Gupta, 2017, arXiv:1710.01878, eq. 1."""
+    return final + (initial - final) * (1 - done) ** 3
+
+
+def linear(initial: float, final: float, done: float) -> float:
+    return initial + (final - initial) * done
+
+
+def exponential(initial: float, final: float, done: float) -> float:
+    """The density, 1 - sparsity, falls by one factor a step: Tanaka et al., 2020 (SynFlow)."""
+    return 1 - (1 - initial) * ((1 - final) / (1 - initial)) ** done
+
+
+def cosine(initial: float, final: float, done: float) -> float:
+    """Half a cosine from initial to final: Loshchilov & Hutter, 2017, arXiv:1608.03983."""
+    return final + (initial - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+SHAPES: dict[str, Callable[[float, float, float], float]] = {
+    "cubic": cubic,
+    "linear": linear,
+    "exponential": exponential,
+    "cosine": cosine,
+}

@@ -1,22 +1,36 @@
 """Scores and a pattern in, exact masks out.
 
-Entries form groups as the pattern says, a group is worth the sum of its scores, and the k best
-groups are kept, over all tensors together or in each. Sums are taken in fp32, in one fixed order
-(along outputs, then along inputs; whole channels in fp64, rounded once), so masks do not depend on
-the number of threads. Between equal sums the lower tensor wins, then the lower row-major index of
-the group.
+Entries form groups as the pattern says (sparsetrain/groups.py), a group is worth the sum of its
+scores, and the k best groups are kept, over all tensors together or in each. Between equal sums the
+lower tensor wins, then the lower row-major index of the group.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
-from sparsetrain.ops import channel_scores, nm_mask, nm_mask_transposable, topk_mask
-from sparsetrain.patterns import NM, Block, Channel, Pattern, Unstructured, Vector
+from sparsetrain.groups import expanded, group_count, group_scores, live_groups
+from sparsetrain.ops import nm_mask, nm_mask_transposable, topk_mask
+from sparsetrain.ops.topk_mask import score_of
+from sparsetrain.patterns import NM, Pattern, Unstructured
 
 UNSTRUCTURED = Unstructured()
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A score that `topk_mask` computes from a weight and its gradient; the formulas are there."""
+
+    score: Literal["magnitude", "snip", "gradient", "blend"] = "magnitude"
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
+
+
+MAGNITUDE = Formula()
 
 
 @overload
@@ -72,69 +86,117 @@ def select(
     for name, s in scores.items():
         _check_score(name, s, pattern)
     if isinstance(pattern, NM):
-        masks = {name: _nm(s, pattern) for name, s in scores.items()}
+        masks = best(scores, k=0, pattern=pattern)
     elif scope == "layer":
-        masks = {n: _best({n: s}, sparsity, k, pattern)[n] for n, s in scores.items()}
+        each = {n: _groups_kept({n: s}, sparsity, k, pattern) for n, s in scores.items()}
+        masks = best(scores, k=each, pattern=pattern)
     else:
-        masks = _best(scores, sparsity, k, pattern)
+        masks = best(scores, k=_groups_kept(scores, sparsity, k, pattern), pattern=pattern)
     return masks if isinstance(score, Mapping) else masks["score"]
 
 
-def _best(
-    scores: Mapping[str, Tensor], sparsity: float | None, k: int | None, pattern: Pattern
+def best(
+    weights: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor] | None = None,
+    *,
+    k: int | Mapping[str, int],
+    formula: Formula = MAGNITUDE,
+    pattern: Pattern = UNSTRUCTURED,
+    within: Mapping[str, Tensor] | None = None,
+    floor: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
-    """Masks with exactly k groups over all of the tensors."""
-    groups = [_group_scores(s, pattern) for s in scores.values()]
-    total = sum(g.numel() for g in groups)
+    """Masks of the k best groups by a formula of weights and gradients, or by ready scores.
+
+    Args:
+        weights: name -> weight, or name -> a score that is not negative (`formula` MAGNITUDE).
+        k: groups kept over all tensors together, or name -> groups kept in that tensor; a pattern
+            NM does not read it.
+        within: name -> bool mask; only groups that are live in it may be kept.
+        floor: name -> groups that are kept there at least, where k is one number.
+
+    Raises:
+        ValueError: as `topk_mask`; or the floors need more than k.
+    """
+    if isinstance(pattern, NM):
+        return {n: _nm(s, pattern) for n, s in _scores(weights, grads, formula).items()}
+    if not isinstance(pattern, Unstructured):
+        scores = _scores(weights, grads, formula)
+        weights, grads = {n: group_scores(s, pattern) for n, s in scores.items()}, None
+        formula, shapes = MAGNITUDE, {n: s.shape for n, s in scores.items()}
+    else:
+        shapes = {n: w.shape for n, w in weights.items()}
+    allowed = None if within is None else {n: live_groups(within[n], pattern) for n in weights}
+    if isinstance(k, Mapping):
+        kept = {}
+        for name in weights:
+            kept |= _top([name], weights, grads, k[name], formula, allowed)
+    else:
+        kept = _with_floor(weights, grads, k, formula, allowed, floor)
+    return {n: expanded(mask, shapes[n], pattern) for n, mask in kept.items()}
+
+
+def _with_floor(
+    weights: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor] | None,
+    k: int,
+    formula: Formula,
+    allowed: Mapping[str, Tensor] | None,
+    floor: Mapping[str, int] | None,
+) -> dict[str, Tensor]:
+    """The k best of all tensors together: each one's own best first, up to its floor."""
+    names = list(weights)
+    if not floor or not any(floor.values()):
+        return _top(names, weights, grads, k, formula, allowed)
+    needed = sum(floor[n] for n in names)
+    if needed > k:
+        raise ValueError(f"select: the layers' floors need {needed} groups, k is {k}")
+    kept, rest = {}, {}
+    for name in names:
+        kept |= _top([name], weights, grads, floor[name], formula, allowed)
+        rest[name] = ~kept[name] if allowed is None else allowed[name] & ~kept[name]
+    more = _top(names, weights, grads, k - needed, formula, rest)
+    return {n: kept[n] | more[n] for n in names}
+
+
+def _top(
+    names: list[str],
+    weights: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor] | None,
+    k: int,
+    formula: Formula,
+    allowed: Mapping[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    masks = topk_mask(
+        [weights[n] for n in names],
+        None if grads is None else [grads[n] for n in names],
+        k=k,
+        score=formula.score,
+        alpha=formula.alpha,
+        beta=formula.beta,
+        gamma=formula.gamma,
+        within=None if allowed is None else [allowed[n] for n in names],
+        names=names,
+    )
+    return dict(zip(names, masks, strict=True))
+
+
+def _scores(
+    weights: Mapping[str, Tensor], grads: Mapping[str, Tensor] | None, formula: Formula
+) -> dict[str, Tensor]:
+    factors = (formula.alpha, formula.beta, formula.gamma)
+    pairs = {n: (w, None if grads is None else grads[n]) for n, w in weights.items()}
+    return {n: score_of(w.detach(), g, formula.score, *factors) for n, (w, g) in pairs.items()}
+
+
+def _groups_kept(
+    scores: Mapping[str, Tensor], sparsity: float | None, k: int | None, pattern: Pattern
+) -> int:
+    total = sum(group_count(s.shape, pattern) for s in scores.values())
     if sparsity is not None:
         k = round((1 - sparsity) * total)
     if k is None or not 0 <= k <= total:
         raise ValueError(f"select: need 0 <= k <= {total}, the number of groups, got k={k}")
-    kept = topk_mask(groups, k=k, names=list(scores))
-    pairs = zip(scores.items(), kept, strict=True)
-    return {name: _expanded(mask, s, pattern) for (name, s), mask in pairs}
-
-
-def _group_scores(score: Tensor, pattern: Pattern) -> Tensor:
-    """One fp32 score for each group: `[ceil(O / r), ceil(I / c), *kernel]`, or `[O]`."""
-    if isinstance(pattern, Unstructured):
-        return score
-    if isinstance(pattern, Channel):
-        return channel_scores(score)[0]
-    rows, cols = _extent(pattern)
-    return _sums(_sums(score.float(), 0, rows), 1, cols)
-
-
-def _sums(x: Tensor, dim: int, size: int) -> Tensor:
-    """Sums of `size` neighbours along dim, added one after the other; the last may have fewer."""
-    total = x.narrow(dim, 0, 0) if x.shape[dim] == 0 else x[_every(dim, 0, size)].clone()
-    for i in range(1, min(size, x.shape[dim])):
-        more = x[_every(dim, i, size)]
-        total.narrow(dim, 0, more.shape[dim]).add_(more)
-    return total
-
-
-def _every(dim: int, first: int, step: int) -> tuple[slice, ...]:
-    return (slice(None),) * dim + (slice(first, None, step),)
-
-
-def _expanded(mask: Tensor, score: Tensor, pattern: Pattern) -> Tensor:
-    """A mask of groups as one of entries, of score's shape."""
-    if isinstance(pattern, Unstructured):
-        return mask
-    if isinstance(pattern, Channel):
-        return mask.view(-1, *[1] * (score.dim() - 1)).expand(score.shape).contiguous()
-    rows, cols = _extent(pattern)
-    mask = mask.repeat_interleave(rows, 0)[: score.shape[0]]
-    return mask.repeat_interleave(cols, 1)[:, : score.shape[1]].contiguous()
-
-
-def _extent(pattern: Pattern) -> tuple[int, int]:
-    """Outputs and inputs of a group."""
-    if isinstance(pattern, Vector):
-        return pattern.v, 1
-    assert isinstance(pattern, Block)
-    return pattern.r, pattern.c
+    return k
 
 
 def _nm(score: Tensor, pattern: NM) -> Tensor:

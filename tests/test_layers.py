@@ -18,6 +18,7 @@ LAYERS = [  # bottom first
         "models",
         "progress",
     },
+    {"groups", "allocate"},
     {"optim", "scores", "select", "distributed", "plots"},
     {"masks", "shrink"},
     {"methods", "checkpoint"},

@@ -1,5 +1,6 @@
 """Pruning methods for a training loop; sparsetrain/methods/method.py shows the loop."""
 
 from sparsetrain.methods.drive import DRIVE as DRIVE
+from sparsetrain.methods.masking import Masking as Masking
 from sparsetrain.methods.method import Method as Method
 from sparsetrain.methods.three_sp import ThreeSP as ThreeSP

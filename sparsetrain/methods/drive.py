@@ -8,52 +8,47 @@ batches, and all defaults below are our reading.
 """
 
 import warnings
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from sparsetrain.masks import Masks, apply_, prunable, sparsity
-from sparsetrain.methods.method import Method
-from sparsetrain.ops import topk_mask
-from sparsetrain.optim import Masked, state_like
+from sparsetrain.masks import sparsity
+from sparsetrain.methods.masking import Masking
+from sparsetrain.optim import state_like
+from sparsetrain.schedules import Steps, exponential
+from sparsetrain.select import Formula, best
 
-CHOICES = {
-    "normalise": ("none", "sum", "max", "std"),
-    "scope": ("global", "layer"),
-    "after": ("continue", "rewind_init", "rewind_dense"),
-}
+NORMALISE = ("none", "sum", "max", "std")
+AFTER = ("continue", "rewind_init", "rewind_dense")
 
 
-@dataclass
-class DRIVE(Method):
+@dataclass(frozen=True)
+class DRIVE(Masking):
     r"""Prune to `sparsity` in `rounds` rounds after `dense_steps` steps of dense training.
 
         score = alpha * |w| / A  +  beta * |w * g| / B  +  gamma * |g| / C
 
-    with A, B, C the sums of the terms over the network (`normalise="sum"`). After round r of T the
-    share (1 - sparsity)^(r / T) of the weights is kept, exactly; what is pruned stays pruned. The
+    with A, B, C the sums of the terms over what is ranked together (`normalise="sum"`): the
+    network, or with an allocation by layer each layer. After round r of T the share
+    (1 - sparsity)^(r / T) of the weights is kept, exactly; what is pruned stays pruned. The
     gradient g is the training loop's own, summed over the `batches` steps up to the round, so that
     pruning costs no extra forward or backward pass. (Our reading; see the file's head.)
 
     Attributes:
-        sparsity: share of the prunable weights that is removed in the end, in [0, 1).
         dense_steps: steps before the first round.
         rounds: pruning rounds.
         interval: steps from one round to the next.
         batches: steps whose gradients are summed for a score, at most `interval`.
         alpha, beta, gamma: weights of the three terms.
         normalise: what each term is divided by: its "sum", "max", "std", or nothing ("none").
-        scope: rank and normalise over the whole network ("global") or in each layer ("layer").
         after: after the last round "continue" with the weights as they are, or set what was kept
             back to its value at the start ("rewind_init") or before round 1 ("rewind_dense").
-        exclude: names of modules or parameters that stay dense.
+
+    The other options are those of `Masking`.
     """
 
-    sparsity: float
     dense_steps: int
     rounds: int = 10
     interval: int = 10
@@ -62,140 +57,92 @@ class DRIVE(Method):
     beta: float = 1.0
     gamma: float = 1.0
     normalise: Literal["none", "sum", "max", "std"] = "sum"
-    scope: Literal["global", "layer"] = "global"
     after: Literal["continue", "rewind_init", "rewind_dense"] = "continue"
-    exclude: Collection[str] = ()
+
+    NEEDS_GRADIENTS = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"DRIVE: sparsity must be in [0, 1), got {self.sparsity}")
+        super().__post_init__()
         if self.dense_steps < 0 or min(self.rounds, self.interval, self.batches) < 1:
-            raise ValueError(
-                "DRIVE: need dense_steps >= 0 and rounds, interval, batches >= 1, got"
+            raise self._wrong(
+                "need dense_steps >= 0 and rounds, interval, batches >= 1, got"
                 f" {self.dense_steps}, {self.rounds}, {self.interval}, {self.batches}"
             )
         if self.batches > self.interval:
-            raise ValueError(f"DRIVE: batches={self.batches} exceeds interval={self.interval}")
-        for option, allowed in CHOICES.items():
-            if getattr(self, option) not in allowed:
-                got = repr(getattr(self, option))
-                raise ValueError(f"DRIVE: {option} is one of {', '.join(allowed)}, got {got}")
-
-    @property
-    def masks(self) -> Masks:
-        return self._masks
+            raise self._wrong(f"batches={self.batches} exceeds interval={self.interval}")
+        self._one_of("normalise", NORMALISE)
+        self._one_of("after", AFTER)
 
     @property
     def last_round(self) -> int:
         """The step, counted from 1, whose gradient decides the last round."""
         return self.dense_steps + 1 + (self.rounds - 1) * self.interval
 
-    def start(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self._model, self._optimizer = model, optimizer
-        self._parameters = prunable(model, self.exclude)
-        self._masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in self._parameters.items()}
-        self._gradients: dict[str, Tensor] = {}  # summed for the coming round
-        self._snapshot = _snapshot(model) if self.after == "rewind_init" else {}
-        self._step = 0
-
-    def after_backward(self) -> None:
-        self._step += 1
-        until = self.dense_steps + 1 - self._step
-        if until < 0:
-            until %= self.interval
-        if self._step > self.last_round or until >= self.batches:
-            return
-        self._collect()
-        if until == 0:
-            self._prune((self._step - self.dense_steps - 1) // self.interval + 1)
-
-    def after_step(self) -> None:
-        if self._step > self.dense_steps and not isinstance(self._optimizer, Masked):
-            apply_(self._masks, self._model, self._optimizer)
-
     def finish(self) -> None:
-        if 0 < self._step < self.last_round:
+        step = self._state.step
+        if 0 < step < self.last_round:
             warnings.warn(
-                f"DRIVE: training ended at step {self._step}, before the last round at step"
-                f" {self.last_round}; {100 * sparsity(self._masks):.1f}% of the weights are pruned",
+                f"DRIVE: training ended at step {step}, before the last round at step"
+                f" {self.last_round}; {100 * sparsity(self.masks):.1f}% of the weights are pruned",
                 stacklevel=2,
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self._step,
-            "masks": dict(self._masks),
-            "gradients": dict(self._gradients),
-            "snapshot": dict(self._snapshot),
-        }
+    def _begin(self) -> None:
+        memory = self._state.memory
+        memory["gradients"] = {}  # summed for the coming round
+        memory["snapshot"] = _snapshot(self._state.model) if self.after == "rewind_init" else {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._step = state["step"]
-        self._masks = dict(state["masks"])
-        self._gradients = dict(state["gradients"])
-        self._snapshot = dict(state["snapshot"])
-        if self._step > self.dense_steps:
-            self._mask()
+    def _act(self, step: int) -> None:
+        rounds = Steps(self.dense_steps + 1, self.last_round, self.interval)
+        coming = next((i for i in range(self.batches) if rounds.due(step + i)), None)
+        if coming is None:
+            return
+        self._collect()
+        if coming == 0:
+            self._prune((step - rounds.first) // self.interval + 1)
 
-    @torch.no_grad()
     def _collect(self) -> None:
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                raise ValueError(f"DRIVE: {name} has no gradient; exclude it or unfreeze it")
-            grad = parameter.grad * self._masks[name]
-            before = self._gradients.get(name)
-            self._gradients[name] = grad if before is None else before.add_(grad)
+        gradients = self._state.memory["gradients"]
+        for name, grad in self._gradients().items():
+            grad = grad * self.masks[name]
+            before = gradients.get(name)
+            gradients[name] = grad if before is None else before.add_(grad)
 
-    @torch.no_grad()
     def _prune(self, round_: int) -> None:
+        memory, names = self._state.memory, list(self._state.parameters)
         if round_ == 1 and self.after == "rewind_dense":
-            self._snapshot = _snapshot(self._model)
-        density = (1 - self.sparsity) ** (round_ / self.rounds)
-        names = list(self._parameters)
-        for scope in [names] if self.scope == "global" else [[name] for name in names]:
-            self._masks.update(self._select(scope, density))
-        empty = [name for name, mask in self._masks.items() if not mask.any()]
-        if empty:
-            raise ValueError(
-                f"DRIVE: round {round_} of {self.rounds} would keep no weight of {empty[0]};"
-                ' lower the sparsity, exclude the layer, or rank with scope="layer"'
-            )
-        self._gradients = {}
+            memory["snapshot"] = _snapshot(self._state.model)
+        now = exponential(0.0, self.sparsity, round_ / self.rounds)
+        if self.allocation == "global":
+            kept = self._ranked(names, self._state.amounts.kept(now))
+        else:
+            by_layer = self._state.amounts.kept(now)
+            assert isinstance(by_layer, dict)
+            kept = {}
+            for name in names:
+                kept |= self._ranked([name], by_layer[name])
+        memory["gradients"] = {}
+        self._change(kept)
         if round_ == self.rounds and self.after != "continue":
             self._rewind()
-        self._mask()
+            self._apply()
 
-    def _mask(self) -> None:
-        """Clear what is pruned; one of our optimizers keeps it so, else `after_step` does."""
-        if isinstance(self._optimizer, Masked):
-            self._optimizer.set_masks(self._model, self._masks)
-        else:
-            apply_(self._masks, self._model, self._optimizer)
-
-    def _select(self, names: list[str], density: float) -> Masks:
-        weights = [self._parameters[n].detach() for n in names]
-        grads = [self._gradients[n] for n in names]
+    def _ranked(self, names: list[str], k: int | dict[str, int]) -> dict[str, Tensor]:
+        """The k best of these layers by the score."""
+        weights = {n: self._state.parameters[n].detach() for n in names}
+        grads = {n: self._state.memory["gradients"][n] for n in names}
         factors = (self.alpha, self.beta, self.gamma)
-        alpha, beta, gamma = (
-            factor / size if size > 0 else 0.0
-            for factor, size in zip(factors, self._sizes(weights, grads), strict=True)
-        )
-        kept = topk_mask(
+        sizes = self._sizes(list(weights.values()), list(grads.values()))
+        scaled = (f / size if size > 0 else 0.0 for f, size in zip(factors, sizes, strict=True))
+        return best(
             weights,
             grads,
-            k=round(density * sum(w.numel() for w in weights)),
-            score="blend",
-            alpha=alpha,
-            beta=beta,
-            gamma=gamma,
-            within=[self._masks[n] for n in names],
-            names=names,
+            k=k,
+            formula=Formula("blend", *scaled),
+            pattern=self.pattern,
+            within={n: self.masks[n] for n in names},
+            floor={n: f for n, f in self._state.amounts.floors.items() if n in weights},
         )
-        # In the weights' memory order, so that applying them walks memory in one direction.
-        return {
-            name: torch.empty_like(w, dtype=torch.bool).copy_(mask)
-            for name, w, mask in zip(names, weights, kept, strict=True)
-        }
 
     def _sizes(self, weights: list[Tensor], grads: list[Tensor]) -> list[float]:
         """What |w|, |w * g| and |g| are divided by, over all of the given layers."""
@@ -210,13 +157,14 @@ class DRIVE(Method):
 
     def _rewind(self) -> None:
         """Weights and buffers back to the snapshot, the optimizer's momentum and moments to 0."""
-        own = self._model.state_dict(keep_vars=True)
-        for name, before in self._snapshot.items():
+        s = self._state
+        own = s.model.state_dict(keep_vars=True)
+        for name, before in s.memory["snapshot"].items():
             own[name].copy_(before)
-        for parameter in self._model.parameters():
-            for state in state_like(self._optimizer, parameter):
+        for parameter in s.model.parameters():
+            for state in state_like(s.optimizer, parameter):
                 state.zero_()
-        self._snapshot = {}
+        s.memory["snapshot"] = {}
 
 
 def _size(parts: list[Tensor], how: str) -> float:

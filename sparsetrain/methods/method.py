@@ -8,33 +8,61 @@ for x, y in loader:
     optimizer.step()
     method.after_step()
 method.finish()
+
+A step is one call of `optimizer.step()`: with gradient accumulation both hooks are called once for
+all of its backward passes. With a GradScaler, give it to `start` and call `scaler.unscale_` before
+`after_backward`. `model` may be compiled by torch.compile or wrapped in DistributedDataParallel.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain.masks import Masks
 
 
 class Method:
-    """Hooks that do nothing; a method overrides the ones that it needs."""
+    """Hooks that do nothing; a method overrides the ones that it needs.
+
+    Methods are frozen dataclasses: their fields are what the user chose. What a run changes is held
+    apart, from `start` on, and is what `state_dict` returns.
+    """
 
     @property
     def masks(self) -> Masks:
         """Parameter name -> bool mask, true = kept; empty for methods that mask nothing."""
         return {}
 
-    def start(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Before the first step."""
+    def start(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        ema: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        """Before the first step.
 
-    def after_backward(self) -> None:
-        """Between `backward()` and `optimizer.step()`; gradients may be read and cleared."""
+        Args:
+            optimizer: holds the model's parameters; its state follows what is pruned.
+            ema: an averaged copy of the model, or an `AveragedModel`, that is pruned along.
+            scaler: the loop's GradScaler; a step whose gradients overflow does not count.
+        """
 
-    def after_step(self) -> None:
-        """After `optimizer.step()`."""
+    def after_backward(self, step: int | None = None) -> None:
+        """Between `backward()` and `optimizer.step()`; gradients may be read and cleared.
+
+        Args:
+            step: number of this step, counted from 0; by default the method counts itself.
+        """
+
+    def after_step(self, step: int | None = None) -> None:
+        """After `optimizer.step()`; `step` as in `after_backward`."""
 
     def finish(self) -> None:
         """After the last step."""
@@ -46,7 +74,26 @@ class Method:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; called after `start`."""
 
-    def resume(self, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    def resume(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        state: Mapping[str, Any],
+        *,
+        ema: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
         """Instead of `start`, for a model and optimizer loaded from a checkpoint."""
-        self.start(model, optimizer)
+        self.start(model, optimizer, ema=ema, scaler=scaler)
         self.load_state_dict(state)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module that torch.compile, DistributedDataParallel or AveragedModel wraps."""
+    while True:
+        if isinstance(model, DistributedDataParallel | AveragedModel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model

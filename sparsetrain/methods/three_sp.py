@@ -4,20 +4,21 @@ van Amersfoort et al., "Single Shot Structured Pruning Before Training", 2020, a
 The score, and what of it is our reading: sparsetrain.scores.ThreeSP.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from sparsetrain import scores
-from sparsetrain.methods.method import Method
+from sparsetrain.methods.method import Method, plain
 from sparsetrain.shrink import Plan, plan
 
 
-@dataclass
+@dataclass(frozen=True)
 class ThreeSP(Method):
     """Shrink the network to a share of its FLOPs at the start; then train it as it is.
 
@@ -48,18 +49,26 @@ class ThreeSP(Method):
         if self.reinit not in ("keep", "rescale", "fresh"):
             raise ValueError(f"ThreeSP: reinit is keep, rescale or fresh, got {self.reinit!r}")
 
-    def start(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def start(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        ema: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        model = plain(model)
         before = _weights(model)
         removal = self.plan(model)
         fan_in = {name: w[0].numel() for name, w in before.items()}
         std = {name: float(w.detach().std()) for name, w in before.items()}
-        removal.apply(optimizer=optimizer)
+        removal.apply(optimizer=optimizer, ema=ema)
         if self.reinit != "keep":
             for name, weight in _weights(model).items():
                 gain = (fan_in[name] / weight[0].numel()) ** 0.5
                 _reinit(weight, gain, std[name] if self.reinit == "fresh" else None)
 
-    def resume(self, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    def resume(self, *args: Any, **kwargs: Any) -> None:
         """The network in the checkpoint is small already."""
 
     def plan(self, model: nn.Module) -> Plan:

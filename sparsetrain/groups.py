@@ -1,0 +1,73 @@
+"""A pattern's groups: entries of a weight that are kept or removed together.
+
+A group is worth the sum of its entries' scores. Sums are taken in fp32, in one fixed order (along
+outputs, then along inputs; whole channels in fp64, rounded once), so masks do not depend on the
+number of threads.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsetrain.ops import channel_scores
+from sparsetrain.patterns import Block, Channel, Pattern, Unstructured, Vector
+
+
+def group_count(shape: Sequence[int], pattern: Pattern) -> int:
+    """How many groups a weight of this shape has."""
+    if isinstance(pattern, Unstructured):
+        return torch.Size(shape).numel()
+    if isinstance(pattern, Channel):
+        return shape[0]
+    rows, cols = _extent(pattern)
+    return -(-shape[0] // rows) * -(-shape[1] // cols) * torch.Size(shape[2:]).numel()
+
+
+def group_scores(score: Tensor, pattern: Pattern) -> Tensor:
+    """One fp32 score for each group: `[ceil(O / r), ceil(I / c), *kernel]`, or `[O]`."""
+    if isinstance(pattern, Unstructured):
+        return score
+    if isinstance(pattern, Channel):
+        return channel_scores(score)[0]
+    rows, cols = _extent(pattern)
+    return _sums(_sums(score.float(), 0, rows), 1, cols)
+
+
+def live_groups(mask: Tensor, pattern: Pattern) -> Tensor:
+    """Which groups have an entry that is kept: bool, shaped as `group_scores`."""
+    if isinstance(pattern, Unstructured):
+        return mask
+    return group_scores(mask.float(), pattern) > 0
+
+
+def expanded(mask: Tensor, shape: Sequence[int], pattern: Pattern) -> Tensor:
+    """A mask of groups as one of entries, `[*shape]` bool."""
+    if isinstance(pattern, Unstructured):
+        return mask
+    if isinstance(pattern, Channel):
+        return mask.view(-1, *[1] * (len(shape) - 1)).expand(*shape).contiguous()
+    rows, cols = _extent(pattern)
+    mask = mask.repeat_interleave(rows, 0)[: shape[0]]
+    return mask.repeat_interleave(cols, 1)[:, : shape[1]].contiguous()
+
+
+def _sums(x: Tensor, dim: int, size: int) -> Tensor:
+    """Sums of `size` neighbours along dim, added one after the other; the last may have fewer."""
+    total = x.narrow(dim, 0, 0) if x.shape[dim] == 0 else x[_every(dim, 0, size)].clone()
+    for i in range(1, min(size, x.shape[dim])):
+        more = x[_every(dim, i, size)]
+        total.narrow(dim, 0, more.shape[dim]).add_(more)
+    return total
+
+
+def _every(dim: int, first: int, step: int) -> tuple[slice, ...]:
+    return (slice(None),) * dim + (slice(first, None, step),)
+
+
+def _extent(pattern: Pattern) -> tuple[int, int]:
+    """Outputs and inputs of a group."""
+    if isinstance(pattern, Vector):
+        return pattern.v, 1
+    assert isinstance(pattern, Block)
+    return pattern.r, pattern.c

@@ -1,0 +1,275 @@
+"""What methods that mask weights share: choosing exactly k, and keeping the rest at zero.
+
+A subclass says in `_act` what happens between a step's backward pass and its update, mostly
+`self._change(self._choose(...))`; all else is here. Steps are counted from 1 there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from sparsetrain import patterns
+from sparsetrain.allocate import ALLOCATIONS
+from sparsetrain.masks import COUNTS, Exclude, Masks, apply_, counted, prunable
+from sparsetrain.methods.amounts import Amounts
+from sparsetrain.methods.method import Method, plain
+from sparsetrain.optim import Masked
+from sparsetrain.patterns import NM, Pattern
+from sparsetrain.select import MAGNITUDE, UNSTRUCTURED, Formula, best
+
+
+@dataclass
+class State:
+    """What a run changes."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    ema: nn.Module | None
+    scaler: GradScaler | None
+    parameters: dict[str, nn.Parameter]
+    masks: Masks
+    amounts: Amounts
+    step: int = 0  # steps that count so far, the present one included
+    lost: int = 0  # steps whose gradients overflowed
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)  # address and version
+    memory: dict[str, Any] = field(default_factory=dict)  # the method's own, saved with it
+
+
+@dataclass(frozen=True)
+class Masking(Method):
+    """Options of every method that masks weights.
+
+    Attributes:
+        sparsity: share that is removed in the end, in [0, 1), of what `count` says.
+        pattern: what is removed together; see `sparsetrain.patterns`.
+        allocation: "global", all layers' weights compete, or a share for each layer: "uniform",
+            "uniform+" or "erk"; see sparsetrain/allocate.py.
+        exclude: layers that stay dense: names of modules or parameters and types of modules, or a
+            function (name, module) -> bool.
+        floor: share that each layer keeps at least, or {parameter name: share}.
+        count: what sparsity is a share of: the "prunable" weights, all "weights" of convolutions
+            and linear layers, these "weights and biases", or all "parameters".
+    """
+
+    sparsity: float
+    pattern: Pattern = field(default=UNSTRUCTURED, kw_only=True)
+    allocation: Literal["global", "uniform", "uniform+", "erk"] = field(
+        default="global", kw_only=True
+    )
+    exclude: Exclude = field(default=(), kw_only=True)
+    floor: float | Mapping[str, float] = field(default=0.0, kw_only=True)
+    count: Literal["prunable", "weights", "weights and biases", "parameters"] = field(
+        default="prunable", kw_only=True
+    )
+
+    PATTERNS: ClassVar[tuple[type, ...]] = (
+        patterns.Unstructured,
+        patterns.Vector,
+        patterns.Block,
+        patterns.Channel,
+    )
+    NEEDS_GRADIENTS: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise self._wrong(f"sparsity must be in [0, 1), got {self.sparsity}")
+        self._one_of("allocation", ALLOCATIONS)
+        self._one_of("count", COUNTS)
+        shares = self.floor.values() if isinstance(self.floor, Mapping) else [self.floor]
+        if not all(0 <= share <= 1 for share in shares):
+            raise self._wrong(f"floor is a share in [0, 1], got {self.floor}")
+        if not isinstance(self.pattern, self.PATTERNS):
+            allowed = ", ".join(p.__name__ for p in self.PATTERNS)
+            why = f"pattern {self.pattern} has no meaning here; it takes {allowed}"
+            raise self._wrong(why)
+        if isinstance(self.pattern, NM) and self.sparsity != 1 - self.pattern.n / self.pattern.m:
+            fixed = 1 - self.pattern.n / self.pattern.m
+            raise self._wrong(f"{self.pattern} is sparsity {fixed:g}, got {self.sparsity:g}")
+
+    @property
+    def masks(self) -> Masks:
+        return self._state.masks
+
+    def start(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        ema: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        self._open(model, optimizer, ema, scaler)
+        self._begin()
+
+    def resume(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        state: Mapping[str, Any],
+        *,
+        ema: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        self._open(model, optimizer, ema, scaler)
+        self.load_state_dict(state)
+
+    def after_backward(self, step: int | None = None) -> None:
+        s = self._state
+        s.step = (s.step if step is None else step - s.lost) + 1
+        if self._overflowed():
+            s.step, s.lost = s.step - 1, s.lost + 1
+            return
+        self._check_untouched(s.marks)
+        with torch.no_grad():
+            self._act(s.step)
+
+    def after_step(self, step: int | None = None) -> None:
+        s = self._state
+        if not isinstance(s.optimizer, Masked):
+            apply_(s.masks, s.model, s.optimizer)
+        s.marks = {n: _mark(p) for n, p in s.parameters.items() if n in s.masks}
+
+    def state_dict(self) -> dict[str, Any]:
+        s = self._state
+        return {"step": s.step, "lost": s.lost, "masks": dict(s.masks), "memory": dict(s.memory)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        s = self._state
+        s.step, s.lost = state["step"], state["lost"]
+        s.masks, s.memory = dict(state["masks"]), dict(state["memory"])
+        self._apply()
+
+    def _begin(self) -> None:
+        """After `start` has looked at the model; not called where a run is resumed."""
+
+    def _act(self, step: int) -> None:
+        """Between backward and update, step counted from 1."""
+
+    @property
+    def _state(self) -> State:
+        if "state" not in self.__dict__:
+            raise RuntimeError(f"{type(self).__name__}: call start(model, optimizer) first")
+        return self.__dict__["state"]
+
+    def _open(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        ema: nn.Module | None,
+        scaler: GradScaler | None,
+    ) -> None:
+        model = plain(model)
+        parameters = prunable(model, self.exclude)
+        if self.NEEDS_GRADIENTS:
+            for name, parameter in parameters.items():
+                if not parameter.requires_grad:
+                    raise self._wrong(f"{name} has no gradient; exclude it or unfreeze it")
+        masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in parameters.items()}
+        ema = None if ema is None else plain(ema)
+        amounts = Amounts(
+            type(self).__name__,
+            {n: p.shape for n, p in parameters.items()},
+            counted(model, parameters, self.count),
+            self.pattern,
+            self.allocation,
+            self.floor,
+        )
+        amounts.check(self.sparsity)
+        # The dataclass is frozen for its users; the run's own part hangs beside the fields.
+        self.__dict__["state"] = State(model, optimizer, ema, scaler, parameters, masks, amounts)
+
+    def _choose(
+        self,
+        sparsity: float,
+        formula: Formula = MAGNITUDE,
+        *,
+        scores: Mapping[str, Tensor] | None = None,
+        grads: Mapping[str, Tensor] | None = None,
+        within: Masks | None = None,
+    ) -> Masks:
+        """Masks at this sparsity, by a formula of weights and gradients, or by ready scores."""
+        weights = {n: p.detach() for n, p in self._state.parameters.items()}
+        return best(
+            weights if scores is None else scores,
+            grads,
+            k=self._state.amounts.kept(sparsity),
+            formula=formula,
+            pattern=self.pattern,
+            within=within,
+            floor=self._state.amounts.floors,
+        )
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """The step's gradients by name."""
+        grads = {}
+        for name, parameter in self._state.parameters.items():
+            if parameter.grad is None:
+                raise self._wrong(f"{name} has no gradient; exclude it or unfreeze it")
+            grads[name] = parameter.grad
+        return grads
+
+    def _change(self, masks: Masks, may_empty: bool = False) -> None:
+        """Hold these masks from now on; weights that are new start from 0."""
+        s = self._state
+        self._check_untouched({})
+        empty = [name for name, mask in masks.items() if not mask.any()]
+        if empty and not may_empty:
+            raise self._wrong(
+                f"step {s.step} would keep no weight of {empty[0]}; lower the sparsity, exclude"
+                ' the layer, set floor, or use allocation="uniform" or "erk"'
+            )
+        # In the weights' memory order, so that applying them walks memory in one direction.
+        s.masks = {
+            n: torch.empty_like(p, dtype=torch.bool).copy_(masks[n])
+            for n, p in s.parameters.items()
+        }
+        self._apply()
+
+    def _apply(self) -> None:
+        """Clear what is pruned; one of our optimizers keeps it so, else `after_step` does."""
+        s = self._state
+        if isinstance(s.optimizer, Masked):
+            s.optimizer.set_masks(s.model, s.masks)
+        else:
+            apply_(s.masks, s.model, s.optimizer)
+        if s.ema is not None:
+            apply_(s.masks, s.ema, None)
+        s.marks = {n: _mark(p) for n, p in s.parameters.items()}
+
+    def _check_untouched(self, marks: Mapping[str, tuple[int, int]]) -> None:
+        """Pruned weights are zero still, where a weight is not known to be unchanged."""
+        for name, mask in self._state.masks.items():
+            parameter = self._state.parameters[name]
+            if marks.get(name) == _mark(parameter):
+                continue
+            revived = int(parameter.detach().masked_fill(mask, 0).count_nonzero())
+            if revived:
+                raise RuntimeError(
+                    f"{type(self).__name__}: {name} was changed between steps, outside the method:"
+                    f" {revived} pruned weights are not 0"
+                )
+
+    def _overflowed(self) -> bool:
+        """Whether GradScaler will skip this step."""
+        s = self._state
+        if s.scaler is None or not s.scaler.is_enabled():
+            return False
+        grads = (p.grad for p in s.model.parameters() if p.grad is not None)
+        return not all(bool(g.isfinite().all()) for g in grads)
+
+    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            got = repr(getattr(self, name))
+            raise self._wrong(f"{name} is one of {', '.join(allowed)}, got {got}")
+
+    def _wrong(self, why: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}: {why}")
+
+
+def _mark(parameter: Tensor) -> tuple[int, int]:
+    return parameter.data_ptr(), parameter._version
