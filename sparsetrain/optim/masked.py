@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from sparsetrain.nearest import unknown
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
 from sparsetrain.ops.parameter_table import CODES, gapless, row_of, same_order, table_of
-from sparsetrain.optim.state import clear_
+from sparsetrain.optim.state import clear_, local
 
 Group = dict[str, Any]
 _dtype = attrgetter("dtype")
@@ -76,7 +76,8 @@ class Masked(Optimizer):
 
         Args:
             masks: parameter name -> bool mask, true = kept; {} for none. A parameter that another
-                optimizer trains is left to that one.
+                optimizer trains is left to that one. The mask of a DTensor is one with its
+                placements, or a plain tensor for this rank's part.
 
         Raises:
             ValueError: a name is unknown, a shape or device differs, or no parameter is this
@@ -159,6 +160,7 @@ class Masked(Optimizer):
             self._step_rows(known.with_grads(grads), live, group)
             return
         parts = [self._part(p, g, group) for p, g in zip(live, grads, strict=True)]
+        whole = all(part.weight is p for part, p in zip(parts, live, strict=True))
         fit, others = [], {}
         for part in parts:
             if self._fits(part):
@@ -168,7 +170,7 @@ class Masked(Optimizer):
         if fit:
             rows = table_of(row_of(*part) for part in fit)
             self._step_rows(rows, [part.weight for part in fit], group)
-            if not others and not any(part.first for part in fit):
+            if whole and not others and not any(part.first for part in fit):
                 self._tables[index] = _Table(made_from, rows)
         for device, some in others.items():
             self._step_lists(some, group, self._amp(device))
@@ -188,7 +190,7 @@ class Masked(Optimizer):
                 live.append(p)
                 grads.append(grad)
             elif p in self._masks:
-                p.masked_fill_(~self._masks[p], 0)
+                local(p).masked_fill_(~local(self._masks[p]), 0)
         return live, grads
 
     def _made_from(self, live: list[Tensor], grads: list[Tensor], group: Group) -> list[Any]:
@@ -206,15 +208,21 @@ class Masked(Optimizer):
 
     def _part(self, parameter: Tensor, grad: Tensor, group: Group) -> Part:
         names, mask = self._state_names(group), self.mask_of(parameter)
+        if getattr(grad, "placements", None) != getattr(parameter, "placements", None):
+            raise ValueError(
+                f"{type(self).__name__}: {_name(parameter, group)} and its gradient must be placed"
+                f" alike, got {_placed(parameter)} and {_placed(grad)}"
+            )
+        mine = (local(parameter), local(grad), None if mask is None else local(mask))
         if not names:
-            return Part(parameter, grad, mask, ())
+            return Part(*mine, ())
         state = self.state[parameter]
         if self._counts_steps and not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         missing = [name for name in names if state.get(name) is None]
         state.update((name, torch.zeros_like(parameter)) for name in missing)
-        held = tuple(state[name] for name in names)
-        return Part(parameter, grad, mask, held, state.get("step"), bool(missing))
+        held = tuple(local(state[name]) for name in names)
+        return Part(*mine, held, state.get("step"), bool(missing))
 
     def _amp(self, device: torch.device) -> Amp:
         """What GradScaler left for this step."""
@@ -237,11 +245,25 @@ class Masked(Optimizer):
         return not strayed
 
 
+def _name(parameter: Tensor, group: Group) -> str:
+    at = next(i for i, p in enumerate(group["params"]) if p is parameter)
+    return group["param_names"][at] if "param_names" in group else f"parameter {at} of its group"
+
+
+def _placed(tensor: Tensor) -> str:
+    return str(getattr(tensor, "placements", "a plain tensor"))
+
+
 def _check_mask(name: str, mask: Tensor, parameter: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be bool, got {mask.dtype}")
-    if mask.shape != parameter.shape or mask.device != parameter.device:
+    if hasattr(mask, "placements") and _placed(mask) != _placed(parameter):
         raise ValueError(
-            f"{name} is {tuple(mask.shape)} on {mask.device},"
-            f" the parameter is {tuple(parameter.shape)} on {parameter.device}"
+            f"{name} is placed as {_placed(mask)}, the parameter is {_placed(parameter)}"
+        )
+    mine, weight = local(mask), local(parameter)
+    if mine.shape != weight.shape or mine.device != weight.device:
+        raise ValueError(
+            f"{name} is {tuple(mine.shape)} on {mine.device},"
+            f" the parameter is {tuple(weight.shape)} on {weight.device}"
         )
