@@ -41,9 +41,12 @@ format: $(ready)
 # The undefined behaviour that it finds ends it, too.
 sanitize:
 	@mkdir -p build
-	$(or $(CXX),c++) -std=c++17 -O1 -g -ffp-contract=off -Wall -pthread \
-		-fsanitize=address,undefined -fno-sanitize-recover=all tests/csrc/topk_mask.cpp -o build/sanitize
-	@for isa in baseline avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize || exit 1; done
+	@for test in topk_mask ops; do \
+		$(or $(CXX),c++) -std=c++17 -O1 -g -ffp-contract=off -Wall -pthread \
+			-fsanitize=address,undefined -fno-sanitize-recover=all \
+			tests/csrc/$$test.cpp -o build/sanitize_$$test || exit 1; \
+		for isa in baseline avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize_$$test || exit 1; done \
+	done
 
 build: $(ready)
 

@@ -4,25 +4,13 @@
 // to the nearest and, between two, to the even one, as PyTorch rounds them.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
+#include "float_bits.h"
 #include "simd.h"
 
 namespace sparsetrain {
 
 constexpr int64_t kFloatsBlock = 1024;  // numbers handled at a time: five buffers stay in L1
-
-inline uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline float float_of(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
 
 struct BFloat16 {
   using Real = float;
@@ -38,15 +26,11 @@ struct BFloat16 {
 struct Half {
   using Real = float;
   using Stored = uint16_t;
-  // Scaling by 2^112 moves the exponent to where fp32 has it, Inf and NaN included; numbers
-  // without an exponent are built beside 0.5, which is then taken away.
   static float widen(uint16_t x) {
-    const uint32_t magnitude = x & 0x7fffu, sign = (x & 0x8000u) << 16;
-    const float normal = float_of((magnitude << 13) + (224u << 23)) * 0x1p-112f;
-    const float subnormal = float_of(magnitude | (126u << 23)) - 0.5f;
-    return float_of(bits_of(magnitude < 0x400 ? subnormal : normal) | sign);
+    return float_of(bits_of(half_magnitude(x)) | (x & 0x8000u) << 16);
   }
-  // The other way round: adding 0.5 leaves a subnormal's bits, rounded, at the bottom.
+  // half_magnitude the other way round: adding 0.5 leaves a subnormal's bits, rounded, at the
+  // bottom.
   static uint16_t narrow(float x) {
     const uint32_t sign = bits_of(x) & 0x80000000, magnitude = bits_of(x) ^ sign;
     const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - (126u << 23);

@@ -37,9 +37,9 @@ struct AdamwFactors {
 
 // `most` is the largest v so far, null without amsgrad.
 template <typename Real, MaskMode mode, bool amsgrad>
-SPARSETRAIN_LOOP void adamw_loop(Real* __restrict w, const Real* __restrict g, Real* __restrict m,
-                                 Real* __restrict v, Real* __restrict most,
-                                 const uint8_t* __restrict mask, int64_t n, AdamwFactors<Real> f) {
+SPARSETRAIN_LOOP void adamw_piece(Real* __restrict w, const Real* __restrict g, Real* __restrict m,
+                                  Real* __restrict v, Real* __restrict most,
+                                  const uint8_t* __restrict mask, int64_t n, AdamwFactors<Real> f) {
   constexpr bool zero = mode == MaskMode::kZeroState;
   for (int64_t i = 0; i < n; i++) {
     Real d = f.sign * g[i];
@@ -55,6 +55,25 @@ SPARSETRAIN_LOOP void adamw_loop(Real* __restrict w, const Real* __restrict g, R
     }
     const Real stepped = f.shrink * w[i] - f.rate * mean / (std::sqrt(under) / f.root + f.eps);
     w[i] = mode == MaskMode::kNone ? stepped : masked(stepped, mask[i]);
+  }
+}
+
+template <typename Real, MaskMode mode, bool amsgrad>
+SPARSETRAIN_LOOP void adamw_loop(Real* w, const Real* g, Real* m, Real* v, Real* most,
+                                 const uint8_t* mask, int64_t n, AdamwFactors<Real> f) {
+  for (int64_t i = 0; i < n; i += kPiece) {
+    fetch_ahead(w + i);
+    fetch_ahead(g + i);
+    fetch_ahead(m + i);
+    fetch_ahead(v + i);
+    if (amsgrad) fetch_ahead(most + i);
+    if (mode != MaskMode::kNone) fetch_ahead(mask + i);
+    Real* const largest = amsgrad ? most + i : most;
+    const uint8_t* const kept = mode == MaskMode::kNone ? mask : mask + i;
+    if (n - i >= kPiece)  // a constant unrolls
+      adamw_piece<Real, mode, amsgrad>(w + i, g + i, m + i, v + i, largest, kept, kPiece, f);
+    else
+      adamw_piece<Real, mode, amsgrad>(w + i, g + i, m + i, v + i, largest, kept, n - i, f);
   }
 }
 

@@ -32,8 +32,8 @@ struct SgdFactors {
 };
 
 template <typename Real, MaskMode mode, Momentum kind>
-SPARSETRAIN_LOOP void sgd_loop(Real* __restrict w, const Real* __restrict g, Real* __restrict m,
-                               const uint8_t* __restrict mask, int64_t n, SgdFactors<Real> f) {
+SPARSETRAIN_LOOP void sgd_piece(Real* __restrict w, const Real* __restrict g, Real* __restrict m,
+                                const uint8_t* __restrict mask, int64_t n, SgdFactors<Real> f) {
   for (int64_t i = 0; i < n; i++) {
     Real d = f.sign * g[i];
     if (f.weight_decay != 0) d += f.weight_decay * w[i];
@@ -44,6 +44,23 @@ SPARSETRAIN_LOOP void sgd_loop(Real* __restrict w, const Real* __restrict g, Rea
     }
     const Real stepped = w[i] - f.lr * d;
     w[i] = mode == MaskMode::kNone ? stepped : masked(stepped, mask[i]);
+  }
+}
+
+template <typename Real, MaskMode mode, Momentum kind>
+SPARSETRAIN_LOOP void sgd_loop(Real* w, const Real* g, Real* m, const uint8_t* mask, int64_t n,
+                               SgdFactors<Real> f) {
+  for (int64_t i = 0; i < n; i += kPiece) {
+    fetch_ahead(w + i);
+    fetch_ahead(g + i);
+    if (kind != Momentum::kNone) fetch_ahead(m + i);
+    if (mode != MaskMode::kNone) fetch_ahead(mask + i);
+    Real* const state = kind == Momentum::kNone ? m : m + i;
+    const uint8_t* const kept = mode == MaskMode::kNone ? mask : mask + i;
+    if (n - i >= kPiece)  // a constant unrolls
+      sgd_piece<Real, mode, kind>(w + i, g + i, state, kept, kPiece, f);
+    else
+      sgd_piece<Real, mode, kind>(w + i, g + i, state, kept, n - i, f);
   }
 }
 

@@ -22,7 +22,7 @@ SPARSETRAIN_LOOP void narrow_double(const double* x, float* out, int64_t n) {
 }
 
 SPARSETRAIN_LOOP void widen_bfloat16(const uint16_t* x, float* out, int64_t n) {
-  for (int64_t i = 0; i < n; i++) out[i] = as_float(uint32_t(x[i]) << 16);
+  for (int64_t i = 0; i < n; i++) out[i] = float_of(uint32_t(x[i]) << 16);
 }
 
 SPARSETRAIN_LOOP void widen_half(const uint16_t* x, float* out, int64_t n) {

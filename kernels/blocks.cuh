@@ -49,7 +49,7 @@ struct Wide {
 template <>
 struct Wide<Bf16> {
   using Real = float;
-  static __device__ __forceinline__ float widen(Bf16 x) { return as_float(uint32_t(x.bits) << 16); }
+  static __device__ __forceinline__ float widen(Bf16 x) { return float_of(uint32_t(x.bits) << 16); }
   static __device__ __forceinline__ Bf16 narrow(float x) { return {float_to_bf16(x)}; }
 };
 

@@ -5,8 +5,6 @@ strongest rival, and does less: the bytes of the mask are ours alone.
 """
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sparsetrain import optim
-from sparsetrain.bench.timing import Case, machine, measure
+from sparsetrain.bench.timing import Case, bandwidth, machine, measure
 
 SHAPES = (
     *[(512, 512, 3, 3)] * 8,
@@ -28,7 +26,6 @@ SHAPES = (
     *[(512,)] * 22,
 )
 KEEP = 0.1  # share of the weights that the masks leave
-COPIED = 256 << 20  # bytes, more than any cache holds
 RIVAL = "torch fused"
 STEPS: dict[str, tuple[Any, Any, dict[str, float], int]] = {  # ours, torch's, options, bytes
     "sgd": (optim.SGD, torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}, 20),
@@ -49,7 +46,7 @@ def run(
     try:
         for count in threads:
             torch.set_num_threads(count)
-            copy = copy_gb_per_s(device, repeats)
+            copy = bandwidth(device)["copy"]
             records = [r for name in STEPS for r in records_of(name, device, repeats, copy)]
             console.print(_table(records, f"{device}, {count} threads, copy {copy:.1f} GB/s"))
             results.append({"machine": machine(device), "copy_gb_per_s": copy, "results": records})
@@ -119,21 +116,6 @@ def case(name: str, device: str) -> Case:
     numel = sum(t.numel() for t in start)
     floors = ("sparsetrain, no mask", RIVAL, "torch foreach")
     return Case(name, contenders, (per_parameter + 1) * numel, floors)
-
-
-def copy_gb_per_s(device: str, repeats: int) -> float:
-    """Bytes read and written a second by torch's copy, the median of several."""
-    a = torch.zeros(COPIED, dtype=torch.uint8, device=device)
-    b = torch.zeros_like(a)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    times = []
-    for _ in range(2 + repeats):
-        wait()
-        began = time.perf_counter()
-        b.copy_(a)
-        wait()
-        times.append(time.perf_counter() - began)
-    return 2 * COPIED / statistics.median(times[2:]) / 1e9
 
 
 def _table(records: list[dict[str, Any]], title: str) -> Table:

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsetrain import models, plots
-from sparsetrain.bench.timing import SCRUB_BYTES, machine
+from sparsetrain.bench.timing import SCRUB_BYTES, bandwidth, machine, seconds
 from sparsetrain.ops import TopkMask, topk_mask
 
 KEEP = 0.1
@@ -161,15 +161,6 @@ def contenders_for(
     }
 
 
-def bandwidth(device: str, repeats: int = 5) -> dict[str, float]:
-    """GB/s of reading (a sum) and of copying (read and written), the best of some."""
-    a = torch.ones(SCRUB_BYTES // 4, device=device)
-    b = torch.empty_like(a)
-    everything = {"read": a.sum, "copy": lambda: b.copy_(a)}
-    best = {name: min(_once(f, device) for _ in range(repeats)) for name, f in everything.items()}
-    return {"read": a.nbytes / best["read"] / 1e9, "copy": 2 * a.nbytes / best["copy"] / 1e9}
-
-
 def plot(records: Sequence[Record]) -> Any:
     """ns a parameter over size and over the number of tensors, at the fewest threads."""
     fewest = min(r.threads for r in records)
@@ -190,43 +181,33 @@ def _clean_k(weights: list[Tensor], grads: list[Tensor], numel: int) -> int:
 
 def _seconds_if_agreed(contenders: Mapping[str, Callable[[], Masks]]) -> dict[str, float]:
     """How long each takes; AssertionError where masks differ."""
-    seconds, first = {}, []
+    once, first = {}, []
     for name, thunk in contenders.items():
         start = time.perf_counter()
         masks = thunk()
-        seconds[name] = time.perf_counter() - start
+        once[name] = time.perf_counter() - start
         first = first or masks
         agree = all(map(torch.equal, first, masks))
         if not agree:
             raise AssertionError(f"bench select: {name}'s masks differ from topk_mask's")
-    return seconds
+    return once
 
 
 def _milliseconds(
     contenders: Mapping[str, Callable[[], Masks]],
     device: str,
     repeats: int,
-    seconds: Mapping[str, float],
+    once: Mapping[str, float],  # seconds
 ) -> dict[str, list[float]]:
-    turns = {n: max(1, min(repeats, int(PATIENCE_S / s))) for n, s in seconds.items()}
+    turns = {n: max(1, min(repeats, int(PATIENCE_S / s))) for n, s in once.items()}
     scrub = torch.empty(SCRUB_BYTES, dtype=torch.uint8, device=device)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeats):
         for name, thunk in contenders.items():
             if turn < turns[name]:
                 scrub.zero_()
-                times[name].append(1e3 * _once(thunk, device))
+                times[name].append(1e3 * seconds(thunk, device))
     return times
-
-
-def _once(thunk: Callable[[], Any], device: str) -> float:
-    """Seconds that one call takes."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    thunk()
-    wait()
-    return time.perf_counter() - start
 
 
 def _record(

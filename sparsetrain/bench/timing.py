@@ -37,17 +37,36 @@ def milliseconds(
 ) -> dict[str, list[float]]:
     """`repeats` wall times of each contender, round robin, caches flushed before each."""
     scrub = torch.empty(SCRUB_BYTES, dtype=torch.uint8, device=device)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in run}
     for _ in range(WARM_UP + repeats):
         for name, thunk in run.items():
             scrub.zero_()
-            wait()
-            start = time.perf_counter()
-            thunk()
-            wait()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(1e3 * seconds(thunk, device))
     return {name: each[WARM_UP:] for name, each in times.items()}
+
+
+def seconds(thunk: Callable[[], Any], device: str) -> float:
+    """Wall time of one call."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    thunk()
+    wait()
+    return time.perf_counter() - start
+
+
+def bandwidth(device: str, repeats: int = 5) -> dict[str, float]:
+    """GB/s of memory, by torch on its number of threads, the best of some runs over 256 MB.
+
+    "read" is a sum, of which each byte counts once; "copy" counts each byte twice, as it is read
+    and as it is written. What a CPU reads of a line only to overwrite it is not counted, so a loop
+    that writes where it read can be beyond 100% of "copy".
+    """
+    a = torch.ones(SCRUB_BYTES // 4, device=device)
+    b = torch.empty_like(a)
+    everything = {"read": a.sum, "copy": lambda: b.copy_(a)}
+    best = {name: min(seconds(f, device) for _ in range(repeats)) for name, f in everything.items()}
+    return {"read": a.nbytes / best["read"] / 1e9, "copy": 2 * a.nbytes / best["copy"] / 1e9}
 
 
 def check(case: Case) -> None:

@@ -14,24 +14,16 @@ from sparsetrain.optim.masked import Amp, Group, Masked, Part
 class _Moments(Masked):
     """The state and the step that Adam and AdamW share."""
 
+    _counts_steps = True
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for p, own in self.state.items():
             if "step" in own:  # on the CPU where it comes from an optimizer that is not fused
                 own["step"] = own["step"].to(p.device, torch.float32)
 
-    def _part(self, parameter: Tensor, grad: Tensor, group: Group) -> Part:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-            if group["amsgrad"]:
-                state["max_exp_avg_sq"] = torch.zeros_like(parameter)
-        moments = (state["exp_avg"], state["exp_avg_sq"])
-        if group["amsgrad"]:
-            moments += (state["max_exp_avg_sq"],)
-        return Part(parameter, grad, self.mask_of(parameter), moments, state["step"])
+    def _state_names(self, group: Group) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else ()))
 
     def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
         betas = (float(beta) for beta in group["betas"])

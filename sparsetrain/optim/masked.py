@@ -4,7 +4,10 @@ Each is torch's optimizer of its name: the same arguments, param groups, hooks a
 loads into torch's and back, and steps that are equal to rounding, with or without masks.
 """
 
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +16,11 @@ from torch.optim import Optimizer
 
 from sparsetrain.nearest import unknown
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
-from sparsetrain.ops.parameter_table import CODES, Row, gapless, row_of, same_order, table_of
-from sparsetrain.optim.state import clear_
+from sparsetrain.ops.parameter_table import CODES, gapless, row_of, same_order, table_of
+from sparsetrain.optim.state import clear_, local
 
 Group = dict[str, Any]
+_dtype = attrgetter("dtype")
 
 
 class Part(NamedTuple):
@@ -35,17 +39,32 @@ class Amp(NamedTuple):
     found_inf: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A group in one table, which serves until something but a gradient moves."""
+
+    made_from: list[Any]
+    rows: Tensor
+
+    def with_grads(self, grads: Sequence[Tensor]) -> Tensor:
+        addresses = array("q", map(Tensor.data_ptr, grads))
+        self.rows[:, 1] = torch.frombuffer(addresses, dtype=torch.int64)
+        return self.rows
+
+
 class Masked(Optimizer):
     """An optimizer that holds masks, and leaves exact zeros where they are false.
 
-    A subclass says what state a parameter has (`_part`) and how to step, by a table on the CPU
+    A subclass says what a parameter's state is called, in the order of a table's columns
+    (`_state_names`), whether its steps are counted, and how to step: by a table on the CPU
     (`_step_table`) and by lists elsewhere (`_step_lists`).
     """
 
     _step_supports_amp_scaling = True  # GradScaler leaves its division and its check to the step
     masked_state: MaskedState
     _masks: dict[Tensor, Tensor]
-    _known: dict[Tensor, tuple[Any, ...]]  # parameter -> addresses that were found to fit
+    _counts_steps = False
+    _tables: dict[int, _Table]  # of groups that fit into one as a whole
 
     def set_masks(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Hold these masks instead of those before, and clear what they prune, now and in steps.
@@ -57,7 +76,8 @@ class Masked(Optimizer):
 
         Args:
             masks: parameter name -> bool mask, true = kept; {} for none. A parameter that another
-                optimizer trains is left to that one.
+                optimizer trains is left to that one. The mask of a DTensor is one with its
+                placements, or a plain tensor for this rank's part.
 
         Raises:
             ValueError: a name is unknown, a shape or device differs, or no parameter is this
@@ -75,7 +95,7 @@ class Masked(Optimizer):
                 found[named[name]] = mask
         if masks and not found:
             raise ValueError(f"{who}: none of the masked parameters is this optimizer's")
-        self._masks, self._known = found, {}
+        self._masks, self._tables = found, {}
         with torch.no_grad():
             for parameter, mask in found.items():
                 clear_(parameter, mask, self if self.masked_state == "zero" else None)
@@ -93,8 +113,8 @@ class Masked(Optimizer):
                 loss = closure()
         found_inf = getattr(self, "found_inf", None)
         if found_inf is None or not found_inf.is_cpu or not found_inf.item():
-            for group in self.param_groups:
-                self._step_group(group)
+            for index, group in enumerate(self.param_groups):
+                self._step_group(index, group)
         return loss
 
     def add_param_group(self, param_group: Group) -> None:
@@ -110,7 +130,7 @@ class Masked(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._known = {}
+        self._tables = {}
         for group in self.param_groups:
             group["fused"] = True  # what torch's optimizer of this name is to do with our state
 
@@ -122,9 +142,9 @@ class Masked(Optimizer):
         if differentiable:
             raise ValueError(f"{who}: differentiable=True is not supported; use torch.optim.{who}")
         self.masked_state = masked_state
-        self._masks, self._known = {}, {}
+        self._masks, self._tables = {}, {}
 
-    def _part(self, parameter: Tensor, grad: Tensor, group: Group) -> Part:
+    def _state_names(self, group: Group) -> tuple[str, ...]:
         raise NotImplementedError
 
     def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
@@ -133,43 +153,87 @@ class Masked(Optimizer):
     def _step_lists(self, parts: list[Part], group: Group, amp: Amp) -> None:
         raise NotImplementedError
 
-    def _step_group(self, group: Group) -> None:
-        rows: list[Row] = []
-        weights: list[Tensor] = []
-        others: dict[torch.device, list[Part]] = {}
-        for p in group["params"]:
-            if p.grad is None:
-                if p in self._masks:
-                    p.masked_fill_(~self._masks[p], 0)
-                continue
-            if p.grad.layout != torch.strided:
-                raise RuntimeError(f"{type(self).__name__}: sparse gradients are not supported")
-            part = self._part(p, p.grad, group)
-            row = row_of(*part)
-            if self._fits(part, row):
-                rows.append(row)
-                weights.append(p)
+    def _step_group(self, index: int, group: Group) -> None:
+        live, grads = self._with_gradients(group["params"])
+        made_from, known = self._made_from(live, grads, group), self._tables.get(index)
+        if known is not None and known.made_from == made_from:
+            self._step_rows(known.with_grads(grads), live, group)
+            return
+        parts = [self._part(p, g, group) for p, g in zip(live, grads, strict=True)]
+        whole = all(part.weight is p for part, p in zip(parts, live, strict=True))
+        fit, others = [], {}
+        for part in parts:
+            if self._fits(part):
+                fit.append(part)
             else:
-                others.setdefault(p.device, []).append(part)
-        if rows:
-            self._step_table(table_of(rows), group, self._amp(torch.device("cpu")))
-            torch.autograd.graph.increment_version(weights)
-        for device, parts in others.items():
-            self._step_lists(parts, group, self._amp(device))
+                others.setdefault(part.weight.device, []).append(part)
+        if fit:
+            rows = table_of(row_of(*part) for part in fit)
+            self._step_rows(rows, [part.weight for part in fit], group)
+            if whole and not others and not any(part.first for part in fit):
+                self._tables[index] = _Table(made_from, rows)
+        for device, some in others.items():
+            self._step_lists(some, group, self._amp(device))
+
+    def _step_rows(self, rows: Tensor, weights: list[Tensor], group: Group) -> None:
+        self._step_table(rows, group, self._amp(torch.device("cpu")))
+        torch.autograd.graph.increment_version(weights)
+
+    def _with_gradients(self, parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Those that have one, and these; the others are masked, which is all of their step."""
+        live, grads = [], []
+        for p in parameters:
+            grad = p.grad
+            if grad is not None:
+                if grad.layout != torch.strided:
+                    raise RuntimeError(f"{type(self).__name__}: sparse gradients are not supported")
+                live.append(p)
+                grads.append(grad)
+            elif p in self._masks:
+                local(p).masked_fill_(~local(self._masks[p]), 0)
+        return live, grads
+
+    def _made_from(self, live: list[Tensor], grads: list[Tensor], group: Group) -> list[Any]:
+        """All that a table of these says and needs, but for the gradients' addresses.
+
+        Asked for in every step, with caches that the step before has emptied: it is to touch
+        little.
+        """
+        names = (*self._state_names(group), *(["step"] if self._counts_steps else ()))
+        states = [self.state.get(p, {}) for p in live] if names else []
+        held = [s[name] for name in names for s in states if s.get(name) is not None]
+        addresses = map(Tensor.data_ptr, (*live, *self._masks.values(), *held))
+        both = (*live, *grads)
+        return [*addresses, *map(_dtype, both), *map(Tensor.numel, both), *map(Tensor.stride, both)]
+
+    def _part(self, parameter: Tensor, grad: Tensor, group: Group) -> Part:
+        names, mask = self._state_names(group), self.mask_of(parameter)
+        if getattr(grad, "placements", None) != getattr(parameter, "placements", None):
+            raise ValueError(
+                f"{type(self).__name__}: {_name(parameter, group)} and its gradient must be placed"
+                f" alike, got {_placed(parameter)} and {_placed(grad)}"
+            )
+        mine = (local(parameter), local(grad), None if mask is None else local(mask))
+        if not names:
+            return Part(*mine, ())
+        state = self.state[parameter]
+        if self._counts_steps and not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        missing = [name for name in names if state.get(name) is None]
+        state.update((name, torch.zeros_like(parameter)) for name in missing)
+        held = tuple(local(state[name]) for name in names)
+        return Part(*mine, held, state.get("step"), bool(missing))
 
     def _amp(self, device: torch.device) -> Amp:
         """What GradScaler left for this step."""
         given = (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         return Amp(*(None if t is None else t.to(device, torch.float32) for t in given))
 
-    def _fits(self, part: Part, row: Row) -> bool:
+    def _fits(self, part: Part) -> bool:
         """Whether a row of a table can say this; state and masks are brought into order."""
-        w, g, stride = part.weight, part.grad, part.weight.stride()
-        if not w.is_cpu or g.stride() != stride or g.numel() != w.numel() or g.dtype != w.dtype:
+        w, g = part.weight, part.grad
+        if not w.is_cpu or g.stride() != w.stride() or g.numel() != w.numel() or g.dtype != w.dtype:
             return False
-        key = (*row[:1], *row[2:9], stride)
-        if self._known.get(w) == key:
-            return True
         own = [t for t in (*part.state, part.mask) if t is not None]
         if not gapless(w) or not all(t.is_cpu and t.shape == w.shape for t in own):
             return False
@@ -178,17 +242,28 @@ class Masked(Optimizer):
         strayed = [t for t in own if not same_order(t, w)]
         for t in strayed:  # as after model.to(memory_format=...); from the next step on it fits
             t.data = torch.empty_like(w, dtype=t.dtype).copy_(t)
-        if strayed:
-            return False
-        self._known[w] = key
-        return True
+        return not strayed
+
+
+def _name(parameter: Tensor, group: Group) -> str:
+    at = next(i for i, p in enumerate(group["params"]) if p is parameter)
+    return group["param_names"][at] if "param_names" in group else f"parameter {at} of its group"
+
+
+def _placed(tensor: Tensor) -> str:
+    return str(getattr(tensor, "placements", "a plain tensor"))
 
 
 def _check_mask(name: str, mask: Tensor, parameter: Tensor) -> None:
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be bool, got {mask.dtype}")
-    if mask.shape != parameter.shape or mask.device != parameter.device:
+    if hasattr(mask, "placements") and _placed(mask) != _placed(parameter):
         raise ValueError(
-            f"{name} is {tuple(mask.shape)} on {mask.device},"
-            f" the parameter is {tuple(parameter.shape)} on {parameter.device}"
+            f"{name} is placed as {_placed(mask)}, the parameter is {_placed(parameter)}"
+        )
+    mine, weight = local(mask), local(parameter)
+    if mine.shape != weight.shape or mine.device != weight.device:
+        raise ValueError(
+            f"{name} is {tuple(mine.shape)} on {mine.device},"
+            f" the parameter is {tuple(weight.shape)} on {weight.device}"
         )

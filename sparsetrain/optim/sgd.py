@@ -40,15 +40,8 @@ class SGD(Masked, torch.optim.SGD):
         options: dict[str, Any] = {"maximize": maximize, "fused": True}
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, **options)
 
-    def _part(self, parameter: Tensor, grad: Tensor, group: Group) -> Part:
-        mask = self.mask_of(parameter)
-        if not group["momentum"]:
-            return Part(parameter, grad, mask, ())
-        state = self.state[parameter]
-        first = state.get("momentum_buffer") is None
-        if first:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        return Part(parameter, grad, mask, (state["momentum_buffer"],), None, first)
+    def _state_names(self, group: Group) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] else ()
 
     def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
         keep = self.masked_state == "keep"

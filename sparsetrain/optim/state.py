@@ -15,9 +15,17 @@ def state_like(optimizer: Optimizer | None, parameter: Tensor) -> list[Tensor]:
     return [t for t in tensors if t.shape == parameter.shape and t.dim() > 0]
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor, in its memory (without autograd); any other tensor itself."""
+    to_local = getattr(
+        tensor, "to_local", None
+    )  # to ask for the class would import it, for seconds
+    return tensor if to_local is None else to_local()
+
+
 def clear_(parameter: Tensor, mask: Tensor, optimizer: Optimizer | None) -> None:
     """Zero a parameter, its gradient and the optimizer's state of it where mask is false."""
-    pruned = ~mask
+    pruned = ~local(mask)
     grad = [] if parameter.grad is None else [parameter.grad]
     for tensor in (parameter.data, *grad, *state_like(optimizer, parameter)):
-        tensor.masked_fill_(pruned, 0)
+        local(tensor).masked_fill_(pruned, 0)

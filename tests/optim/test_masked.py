@@ -190,6 +190,52 @@ def test_grad_scaler(kind):
         torch.testing.assert_close(mine.state[p], plain.state[q])
 
 
+def moves(model, optimizer, masks):
+    """What may happen between two steps, each but the first."""
+    weight, bias = model[0].weight, model[-1].bias
+    state = optimizer.state[weight]
+
+    def replace(data, make):
+        for name, t in state.items():
+            if t.dim():
+                state[name] = make(t)
+        weight.data = data
+
+    return (
+        lambda: masks["0.weight"].numpy().fill(False),
+        lambda: replace(weight.data, torch.clone),
+        lambda: replace(weight.data.clone(), lambda t: t),
+        lambda: setattr(bias, "grad", None),
+        lambda: setattr(bias, "data", bias.data.clone()),
+        lambda: setattr(weight, "grad", weight.grad.contiguous()),
+        lambda: optimizer.param_groups[0].update(lr=0.5),
+        lambda: optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict())),
+        lambda: setattr(masks["0.weight"], "data", masks["0.weight"].data.logical_not()),
+    )
+
+
+@KINDS
+@pytest.mark.parametrize("which", range(9))
+def test_what_moves_between_steps_is_followed(kind, which):
+    model, other = network(), network()
+    mine = kind(model.parameters(), 0.05, **MOMENTUM[kind])
+    plain = TORCH[kind](other.parameters(), 0.05, **MOMENTUM[kind])
+    masks = some_masks(model)
+    mine.set_masks(model, masks)
+    mask_(other, masks)
+    for step in range(6):
+        give_gradients(model, other, seed=step)
+        if step == 3:
+            for each, optimizer in ((model, mine), (other, plain)):
+                held = masks if each is model else {"0.weight": masks["0.weight"].clone()}
+                moves(each, optimizer, held)[which]()
+        mine.step()
+        plain.step()
+        mask_(other, masks)
+        mask_state_(plain, other, masks)
+    assert_same(model, other)
+
+
 @KINDS
 @pytest.mark.parametrize("passed", [True, False])
 def test_survives_removal_of_channels(kind, passed):
