@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsetrain.ops import gather_channels, masked_adamw, masked_sgd, topk_mask
+from sparsetrain.ops import TopkMask, gather_channels, masked_adamw, masked_sgd, topk_mask
 from sparsetrain.ops.dtypes import DTYPES
 from sparsetrain.ops.topk_checks import SCORES
 
@@ -76,6 +76,19 @@ def test_topk_mask_in_a_graph():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         masks = topk_mask(weights, grads, k=9_999, score="snip", check=False)
+    for tensor in (*weights, *grads):
+        tensor.copy_(torch.randn_like(tensor))
+    graph.replay()
+    assert all(map(torch.equal, masks, topk_mask(weights, grads, k=9_999, score="snip")))
+
+
+def test_a_plan_in_a_graph():
+    weights, grads = scores(3_000, 1_000_000)
+    plan = TopkMask(weights, score="snip", check=False)
+    plan(grads, 9_999)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        masks = plan(grads, 9_999)
     for tensor in (*weights, *grads):
         tensor.copy_(torch.randn_like(tensor))
     graph.replay()
