@@ -1,8 +1,8 @@
 """nm_mask_transposable on the GPU. What it computes: sparsetrain/ops/nm_mask_transposable.py.
 
-One program judges BLOCK tiles of a strip of four rows. The sums of each row's six pairs are kept in
-registers as one [BLOCK, 8] matrix per row; each of the 90 masks picks four of their columns, by a
-small table in constant order, so that the additions and the winner are those of the CPU.
+A thread owns a tile: its four rows come by one load of 16 bytes each (fp32), the sums of each row's
+six pairs stay in registers, and the loop over the 90 masks is unrolled, so that each is at most
+three additions and a compare, in the order of the CPU. Each score is read once: bound by memory.
 """
 
 import torch
@@ -12,45 +12,51 @@ from torch import Tensor
 
 from sparsetrain.ops.nm_mask_transposable import CHOICES, PAIRS
 
-BLOCK = 64
+BLOCK = 128
+# Each mask as its rows' pairs, digits of a number to the base 6, and as its 16 places, bits of one.
+MASKS = tuple(((a * 6 + b) * 6 + c) * 6 + d for a, b, c, d in CHOICES)
+BITS = tuple(sum(1 << (4 * r + c) for r in range(4) for c in PAIRS[rows[r]]) for rows in CHOICES)
 
 
 @triton.jit
-def _of_rows(score_ptr, choice_ptr, start, W, live, mask, r: tl.constexpr):
-    """The sum of the pair that row r of each mask keeps, [BLOCK, 128]."""
-    pair = tl.load(choice_ptr + mask * 8 + 2 * r)[None, :]  # [1, 128] first column
-    other = tl.load(choice_ptr + mask * 8 + 2 * r + 1)[None, :]
-    row = score_ptr + start[:, None] + r * W
-    return tl.load(row + pair, mask=live, other=0.0) + tl.load(row + other, mask=live, other=0.0)
+def _pair_sums(row):  # [BLOCK, 4] -> 6 of [BLOCK]
+    even, odd = tl.split(tl.reshape(row, (row.shape[0], 2, 2)))  # [BLOCK, 2] each
+    s0, s2 = tl.split(even)
+    s1, s3 = tl.split(odd)
+    return s0 + s1, s0 + s2, s0 + s3, s1 + s2, s1 + s3, s2 + s3
 
 
 @triton.jit
 def nm_mask_transposable_kernel(
     score_ptr,  # [S * 4, W] fp32 or fp64
     keep_ptr,  # [S * 4, W] bool
-    choice_ptr,  # [128, 4, 2] int32, the columns that each row of a mask keeps
-    keeps_ptr,  # [128, 16] bool, the masks
     T,  # tiles in all
-    W,
+    across,  # W / 4
+    MASKS: tl.constexpr,
+    BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     tile = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
-    across = W // 4
+    W = across * 4
     start = (tile // across) * 4 * W + (tile % across) * 4
+    offset = start[:, None] + tl.arange(0, 4)[None, :]  # [BLOCK, 4]
     live = (tile < T)[:, None]
-    mask = tl.arange(0, 128)
-    upper = _of_rows(score_ptr, choice_ptr, start, W, live, mask, 0)
-    upper += _of_rows(score_ptr, choice_ptr, start, W, live, mask, 1)
-    lower = _of_rows(score_ptr, choice_ptr, start, W, live, mask, 2)
-    lower += _of_rows(score_ptr, choice_ptr, start, W, live, mask, 3)
-    total = tl.where(mask[None, :] < 90, upper + lower, -float("inf"))
-    most = tl.max(total, axis=1)[:, None]
-    best = tl.min(tl.where((total == most) & (mask[None, :] < 90), mask[None, :], 128), axis=1)
-    best = tl.where(best < 128, best, 0)  # none equals a NaN
-    place = tl.arange(0, 16)[None, :]
-    keep = tl.load(keeps_ptr + best[:, None] * 16 + place)
-    offset = start[:, None] + (place // 4) * W + place % 4
-    tl.store(keep_ptr + offset, keep, mask=live)
+    row0 = _pair_sums(tl.load(score_ptr + offset, mask=live, other=0.0))
+    row1 = _pair_sums(tl.load(score_ptr + offset + W, mask=live, other=0.0))
+    row2 = _pair_sums(tl.load(score_ptr + offset + 2 * W, mask=live, other=0.0))
+    row3 = _pair_sums(tl.load(score_ptr + offset + 3 * W, mask=live, other=0.0))
+
+    most = (row0[0] + row1[0]) + (row2[5] + row3[5])  # of the first mask
+    best = tl.full((BLOCK,), BITS[0], tl.int32)
+    for i in tl.static_range(1, 90):
+        upper = row0[MASKS[i] // 216] + row1[MASKS[i] // 36 % 6]
+        total = upper + (row2[MASKS[i] // 6 % 6] + row3[MASKS[i] % 6])
+        better = total > most
+        most = tl.where(better, total, most)
+        best = tl.where(better, BITS[i], best)
+    for r in tl.static_range(4):
+        keep = (best[:, None] >> (4 * r + tl.arange(0, 4)[None, :])) & 1
+        tl.store(keep_ptr + offset + r * W, keep != 0, mask=live)
 
 
 def nm_mask_transposable(score: Tensor) -> Tensor:
@@ -58,18 +64,8 @@ def nm_mask_transposable(score: Tensor) -> Tensor:
     keep = torch.empty_like(score, dtype=torch.bool)
     if score.numel() == 0:
         return keep
-    columns = torch.tensor([[PAIRS[p] for p in rows] for rows in CHOICES])  # [90, 4, 2]
-    masks = torch.zeros(90, 4, 4, dtype=torch.bool).scatter(2, columns, True)
-    choice = torch.zeros(128, 4, 2, dtype=torch.int32)
-    choice[:90] = columns
     tiles = score.numel() // 16
     nm_mask_transposable_kernel[(triton.cdiv(tiles, BLOCK),)](
-        score,
-        keep,
-        choice.to(score.device),
-        masks.to(score.device),
-        tiles,
-        score.shape[-1],
-        BLOCK=BLOCK,
+        score, keep, tiles, score.shape[-1] // 4, MASKS=MASKS, BITS=BITS, BLOCK=BLOCK
     )
     return keep

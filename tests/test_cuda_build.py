@@ -21,24 +21,6 @@ CUOBJDUMP = Path(TRITON.origin).parent / "backends/nvidia/bin/cuobjdump" if TRIT
 if not CUOBJDUMP.is_file():
     pytest.skip("Triton brings cuobjdump, and is not installed", allow_module_level=True)
 
-# Run apart, since the tests' own process may have Triton's interpreter on.
-COMPILE_RELU_DENSITY = """
-import pathlib, sys, triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from sparsetrain.kernels.relu_density import relu_density_kernel
-
-dtype, by_column, arch, out = sys.argv[1:]
-pointers = {"x_ptr": "*" + dtype, "y_ptr": "*" + dtype, "count_ptr": "*i64"}
-constants = {"ROWS": 4, "COLS": 1024, "CHANNEL_IS_COLUMN": by_column == "True"}
-types = pointers | dict.fromkeys("RWC", "i32") | dict.fromkeys(constants, "constexpr")
-aligned = {(i,): [["tt.divisibility", 16]] for i in range(6)}
-source = ASTSource(relu_density_kernel, types, constants, aligned)
-kernel = triton.compile(source, target=GPUTarget("cuda", int(arch), 32))
-pathlib.Path(out).write_bytes(kernel.asm["cubin"])
-"""
-
-
 FLAGS = ["-std=c++17", "-O3", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
 ARCHITECTURES = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90)]
 # Kernels that read whole tensors, by file; the others read tables, or a few numbers here and there.
@@ -77,6 +59,7 @@ def check_registers(binary):
 def wide_loads(binary):
     """For each kernel of each architecture, by name, how many loads of 128 bits it has."""
     functions = dump("-sass", binary).split("Function : ")[1:]
+    assert not [f for f in functions if re.search(r"\b(LDL|STL)\b", f)]  # nothing is spilled
     return [(f.split(None, 1)[0], len(re.findall(r"LDG\.E\S*\.128", f))) for f in functions]
 
 
@@ -96,14 +79,23 @@ def test_cu(name, tmp_path):
         assert all(found), (kernel, loads)
 
 
-@pytest.mark.parametrize("arch", ["80", "90"])
-@pytest.mark.parametrize("by_column", [False, True])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_relu_density_triton(dtype, by_column, arch, tmp_path):
-    cubin = tmp_path / "relu_density.cubin"
-    command = [sys.executable, "-c", COMPILE_RELU_DENSITY, dtype, str(by_column), arch, str(cubin)]
+@pytest.fixture(scope="module")
+def cubins(tmp_path_factory):
+    """What tests/triton_compile.py makes of all kernels, by name."""
+    folder = tmp_path_factory.mktemp("triton")
     settings = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    settings["TRITON_CACHE_DIR"] = str(tmp_path)
+    settings["TRITON_CACHE_DIR"] = str(folder / "cache")
+    command = [sys.executable, str(ROOT / "tests/triton_compile.py"), str(folder)]
     subprocess.run(command, check=True, env=settings)
-    check_registers(cubin)
-    assert all(count for _, count in wide_loads(cubin))
+    return sorted(folder.glob("*.cubin"))
+
+
+@pytest.mark.parametrize("name", [p.stem for p in (ROOT / "kernels").glob("[!_]*.py")])
+def test_triton(name, cubins):
+    mine = [path for path in cubins if path.name.startswith(f"{name}-")]
+    assert {path.suffixes[-2] for path in mine} == {".sm_80", ".sm_90"}
+    for path in mine:
+        check_registers(path)
+        loads = wide_loads(path)
+        assert loads, path.name
+        assert all(count for _, count in loads), path.name

@@ -43,7 +43,8 @@ def by_kthvalue(weights: list[Tensor], grads: list[Tensor] | None, k: int) -> li
 
 def distinct(numel: int, device: str) -> Tensor:
     """`[numel]` fp32 of distinct magnitudes and random signs."""
-    magnitude = torch.randperm(numel, device=device).add(1).float()
+    # As bits, from 2^-31 on: integers beyond 2^24 are not all fp32 numbers.
+    magnitude = torch.randperm(numel, device=device).add(0x30000000).int().view(torch.float32)
     return magnitude * (2 * torch.randint(0, 2, (numel,), device=device) - 1)
 
 

@@ -51,6 +51,8 @@ class TopkMask:
         score, alpha, beta, gamma, within, names: as in topk_mask. Entries of `within` may change.
         per_layer: k is a list, and each mask keeps its own number.
         bits: masks are `[ceil(numel / 8)]` uint8 as by `bits_of`, instead of bool.
+        check: False: as in topk_mask; calls on a GPU then wait for nothing and can be captured in a
+            CUDA graph.
 
     Raises:
         ValueError, TypeError: as topk_mask.
@@ -68,6 +70,7 @@ class TopkMask:
         per_layer: bool = False,
         bits: bool = False,
         names: Sequence[str] | None = None,
+        check: bool = True,
     ) -> None:
         check_score(score, (alpha, beta, gamma))
         self._weights = list(weights)
@@ -77,6 +80,7 @@ class TopkMask:
         self._label = labels(names, weights)
         self._made_for = [(w.shape, w.dtype, w.device) for w in self._weights]
         self._per_layer, self._bits, self._radix = per_layer, bits, False
+        self._check_found = check
         check_weights(self._weights, self._label)
         if within is not None:
             check_within(self._weights, within, self._label)
@@ -113,6 +117,8 @@ class TopkMask:
             self._radix,
         )
         del copies  # which the table pointed to
+        if not self._check_found:
+            return list(self._keep)
         bad, each = nan.tolist(), 1 if self._per_layer else len(self._weights)
         for i, (wanted, there) in enumerate(zip(counts, candidates.tolist(), strict=True)):
             mine = slice(i * each, (i + 1) * each)
@@ -177,21 +183,28 @@ class TopkMask:
         return copies
 
     def _one_shot(self, grads: Sequence[Tensor] | None, counts: list[int]) -> list[Tensor]:
-        settings = {**self._how, "within": self._within, "names": self._names}
+        settings = {**self._how, "check": self._check_found}
         if self._per_layer:
             found = [
                 topk_mask(
                     [w],
                     None if grads is None else [grads[i]],
                     k=counts[i],
-                    **self._how,
+                    **settings,
                     within=None if self._within is None else [self._within[i]],
                     names=None if self._names is None else [self._names[i]],
                 )[0]
                 for i, w in enumerate(self._weights)
             ]
         else:
-            found = topk_mask(self._weights, grads, k=counts[0], **settings)
+            found = topk_mask(
+                self._weights,
+                grads,
+                k=counts[0],
+                **settings,
+                within=self._within,
+                names=self._names,
+            )
         for mask, new in zip(self._keep, found, strict=True):
             mask.copy_(bits_of(new) if self._bits else new)
         return list(self._keep)

@@ -16,6 +16,7 @@ from sparsetrain.ops import gather_channels
 from sparsetrain.optim import Masked, state_like
 from sparsetrain.shrink.graph import Graph, named_tensor
 
+Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
 
 
@@ -42,13 +43,19 @@ class Cut:
         for module in self._modules:
             set_sizes(module)
 
-    def shrink(self, tensors: list[Tensor], rows: Tensor | None, cols: Tensor | None) -> None:
-        """Keep `rows` and `cols` of tensors of one shape, all in one pass."""
-        data = [t.data for t in tensors]
-        rows, cols = (i if i is None else i.to(data[0].device) for i in (rows, cols))
-        for tensor, old, new in zip(tensors, data, gather_channels(data, rows, cols), strict=True):
-            self._before.append((tensor, old))
-            _set_data(tensor, new)
+    def shrink(self, tensors: list[Tensor], rows: list[Index], cols: list[Index]) -> None:
+        """Keep `rows[i]` and `cols[i]` of `tensors[i]`, all tensors of a device in one pass."""
+        for device in dict.fromkeys(t.device for t in tensors):
+            mine = [i for i, t in enumerate(tensors) if t.device == device]
+            data = [tensors[i].data for i in mine]
+            on_device = _moved([*(rows[i] for i in mine), *(cols[i] for i in mine)], device)
+            # check: their shapes are the graph's, and so the indices are in range.
+            kept = gather_channels(
+                data, on_device[: len(mine)], on_device[len(mine) :], check=False
+            )
+            for i, old, new in zip(mine, data, kept, strict=True):
+                self._before.append((tensors[i], old))
+                _set_data(tensors[i], new)
 
     def resize(self, module: nn.Module) -> None:
         self._modules.append(module)
@@ -60,10 +67,15 @@ def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachmen
     cut = Cut()
     try:
         with torch.no_grad():
+            tensors: list[Tensor] = []
+            rows: list[Index] = []
+            cols: list[Index] = []
             for name, by_dim in entries(graph, kept).items():
-                rows, cols = by_dim.get(0), by_dim.get(1)
-                for tensors in _together(model, name, attached):
-                    cut.shrink(tensors, rows, cols)
+                together = _together(model, name, attached, graph.shapes[name])
+                tensors += together
+                rows += [by_dim.get(0)] * len(together)
+                cols += [by_dim.get(1)] * len(together)
+            cut.shrink(tensors, rows, cols)
         for root in [model, *([attached.ema] if attached.ema is not None else [])]:
             for module in root.modules():
                 cut.resize(module)
@@ -147,19 +159,36 @@ def set_sizes(module: nn.Module) -> None:
             module.num_features = held.shape[0]
 
 
-def _together(model: nn.Module, name: str, attached: Attachments) -> Iterator[list[Tensor]]:
-    """Tensors that are cut alike and may be cut in one pass: one list a device and shape."""
+def _together(
+    model: nn.Module, name: str, attached: Attachments, shape: tuple[int, ...]
+) -> list[Tensor]:
+    """Tensors that are cut alike: a parameter or buffer and all that belongs to it."""
     tensor = named_tensor(model, name)
-    state = state_like(attached.optimizer, tensor)
-    grad = [] if tensor.grad is None else [tensor.grad]
+    found = {"the model's": [tensor], "the optimizer's": state_like(attached.optimizer, tensor)}
+    found["the gradient's"] = [] if tensor.grad is None else [tensor.grad]
     masks = [attached.masks[name]] if name in attached.masks else []
     held = attached.optimizer.mask_of(tensor) if isinstance(attached.optimizer, Masked) else None
     if held is not None and all(held is not mask for mask in masks):
         masks.append(held)
-    yield [tensor, *grad, *state, *masks]
+    found["the mask's"] = masks
     if attached.ema is not None:
         inner = getattr(attached.ema, "module", attached.ema)
-        yield [named_tensor(inner, name)]
+        found["the average's"] = [named_tensor(inner, name)]
+    for whose, tensors in found.items():
+        for t in tensors:
+            if tuple(t.shape) != tuple(shape):
+                raise ValueError(f"{name}: {whose} shape is {list(t.shape)}, not {list(shape)}")
+    return [t for tensors in found.values() for t in tensors]
+
+
+def _moved(indices: list[Index], device: torch.device) -> list[Index]:
+    """Indices on a device, by one copy; what was one index stays one."""
+    each = {id(i): i for i in indices if i is not None}
+    if device.type == "cpu" or not each:
+        return indices
+    parts = torch.cat(list(each.values())).to(device).split([len(i) for i in each.values()])
+    there = dict(zip(each, parts, strict=True))
+    return [i if i is None else there[id(i)] for i in indices]
 
 
 def _set_data(tensor: Tensor, data: Tensor) -> None:

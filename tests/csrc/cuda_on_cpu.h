@@ -108,6 +108,11 @@ T __shfl_up_sync(unsigned, T value, unsigned step) {
 }
 
 template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
+
+template <typename T>
 T __ldcs(const T* p) {
   return *p;
 }

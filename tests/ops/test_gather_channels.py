@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sparsetrain.ops import gather_channels, gather_channels_reference
+from sparsetrain.ops.gather_channels import ALL
 
 DTYPES = [
     torch.float32,
@@ -94,10 +95,26 @@ def test_strided_indices(device):
     same(gather_channels([x], index, index), gather_channels_reference([x], index, index))
 
 
-def test_more_tensors_than_a_launch_takes(device):
-    each = [torch.randn(4, 5, device=device) for _ in range(37)]
-    rows = torch.tensor([3, 0], device=device)
-    same(gather_channels(each, rows), gather_channels_reference(each, rows))
+def test_each_tensor_has_its_own_indices(device):
+    """As a removal has: layers of many shapes, some without rows or cols, dtypes mixed."""
+    shapes = [(0,), (9,), (5, 0), (8, 6), (8, 6, 3, 3), (16, 8, 1, 1), (4, 3, 5), (1, 300)] * 20
+    each = [
+        torch.randint(0, 99, shape, device=device).to(DTYPES[i % len(DTYPES)])
+        for i, shape in enumerate(shapes)
+    ]
+    each[4] = each[4].contiguous(memory_format=torch.channels_last)
+    rows = [indices(t.shape[0], device)[i % 5] if t.numel() else None for i, t in enumerate(each)]
+    cols = [
+        indices(t.shape[1], device)[i % 4] if t.dim() > 1 and t.numel() else None
+        for i, t in enumerate(each)
+    ]
+    same(gather_channels(each, rows, cols), gather_channels_reference(each, rows, cols))
+
+
+def test_indices_that_share_memory(device):
+    x, index = torch.randn(2, 6, 7, device=device), torch.tensor([4, 1, 5, 0], device=device)
+    rows = [index[:2], index[:3]]
+    same(gather_channels([*x], rows, rows), gather_channels_reference([*x], rows, rows))
 
 
 def test_result_shares_no_memory(device):
@@ -111,6 +128,7 @@ def test_result_shares_no_memory(device):
 def test_threads_agree(layout):
     each = [
         torch.randn(200, 150, 3, 3).contiguous(memory_format=layout),
+        torch.randn(300, 170),
         torch.ones(200, 150, 3, 3),
     ]
     rows, cols = torch.arange(199, 0, -2), torch.arange(3, 150, 2)
@@ -123,11 +141,10 @@ def test_threads_agree(layout):
 
 X = torch.ones(4, 3)
 BAD = [
-    ([X, X.t()], None, None, ValueError, r"tensor 1 is \(3, 4\) on cpu, tensor 0 is \(4, 3\)"),
-    ([X, X.to("meta")], None, None, ValueError, r"tensor 1 is \(4, 3\) on meta, tensor 0"),
-    ([X[0]], None, [0], ValueError, r"tensors need 2 axes or more, got shape \(3,\)"),
-    ([X], [4], None, ValueError, "rows has 4, axis 0 has size 4"),
-    ([X], None, [0, -1], ValueError, "cols has -1, axis 1 has size 3"),
+    ([X, X.to("meta")], None, None, ValueError, "tensor 1 is on meta, tensor 0 on cpu"),
+    ([X, X[0]], None, [0], ValueError, r"tensor 1 needs 2 axes or more, got shape \(3,\)"),
+    ([X, X[0]], [3], None, ValueError, "rows has 3, axis 0 of tensor 1 has size 3"),
+    ([X], None, [0, -1], ValueError, "cols has -1, axis 1 of tensor 0 has size 3"),
     ([X], [[0]], None, ValueError, r"rows must be 1-D, got shape \(1, 1\)"),
     ([X], [0.0], None, TypeError, "rows must be int64, got torch.float32"),
 ]
@@ -145,12 +162,18 @@ def test_index_on_another_device():
         gather_channels([X], torch.zeros(1, dtype=torch.int64, device="meta"))
 
 
+def test_a_list_of_indices_of_another_length():
+    with pytest.raises(ValueError, match="gather_channels: 1 tensors, but 2 cols"):
+        gather_channels([X], None, [None, None])
+
+
 def test_no_tensors():
     assert gather_channels([]) == []
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:2], ids=str)
 def test_registration(layout, device):
-    each = tensors((4, 3, 2, 2), layout, device)
-    rows, cols = torch.tensor([3, 0, 0], device=device), torch.tensor([1], device=device)
-    torch.library.opcheck(torch.ops.sparsetrain.gather_channels.default, (each, rows, cols))
+    each = [*tensors((4, 3, 2, 2), layout, device), torch.ones(4, device=device)]
+    index = [torch.tensor([3, 0, 0], device=device), torch.tensor([1], device=device)]
+    rows, cols = [0] * len(each), [1] * (len(each) - 1) + [ALL]
+    torch.library.opcheck(torch.ops.sparsetrain.gather_channels.default, (each, index, rows, cols))

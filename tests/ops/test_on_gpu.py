@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsetrain.ops import gather_channels, masked_adamw, masked_sgd, topk_mask
+from sparsetrain.ops import TopkMask, gather_channels, masked_adamw, masked_sgd, topk_mask
 from sparsetrain.ops.dtypes import DTYPES
 from sparsetrain.ops.topk_checks import SCORES
 
@@ -55,12 +55,40 @@ def test_gather_channels_does_not_wait(no_waiting):
     assert gather_channels([x], rows, check=False)[0].shape == (3, 4)
 
 
+def test_gather_channels_in_a_graph():
+    shapes = [(64, 32, 3, 3), (64,), (10, 64), (33, 7)] * 50  # more than one upload of the table
+    each = [torch.randn(shape, device="cuda") for shape in shapes]
+    rows = [torch.randperm(len(t), device="cuda")[: len(t) // 2] for t in each]
+    graph = torch.cuda.CUDAGraph()
+    gather_channels(each, rows, check=False)
+    with torch.cuda.graph(graph):
+        kept = gather_channels(each, rows, check=False)
+    for tensor, index in zip(each, rows, strict=True):
+        tensor.copy_(torch.randn_like(tensor))
+        index.copy_(index.flip(0))
+    graph.replay()
+    assert all(map(torch.equal, kept, [t[row] for t, row in zip(each, rows, strict=True)]))
+
+
 def test_topk_mask_in_a_graph():
     weights, grads = scores(3_000, 1_000_000)
     topk_mask(weights, grads, k=9_999, score="snip", check=False)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         masks = topk_mask(weights, grads, k=9_999, score="snip", check=False)
+    for tensor in (*weights, *grads):
+        tensor.copy_(torch.randn_like(tensor))
+    graph.replay()
+    assert all(map(torch.equal, masks, topk_mask(weights, grads, k=9_999, score="snip")))
+
+
+def test_a_plan_in_a_graph():
+    weights, grads = scores(3_000, 1_000_000)
+    plan = TopkMask(weights, score="snip", check=False)
+    plan(grads, 9_999)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        masks = plan(grads, 9_999)
     for tensor in (*weights, *grads):
         tensor.copy_(torch.randn_like(tensor))
     graph.replay()

@@ -140,6 +140,16 @@ def test_nan_is_named():
     assert equal(plan, [good, bad], None, 1000)
 
 
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_unchecked_nan_keeps_nothing(per_layer, device):
+    weights = [torch.randn(N, device=device), torch.randn(9, device=device)]
+    weights[0][7] = torch.nan
+    plan = TopkMask(weights, per_layer=per_layer, check=False)
+    masks = plan(None, [10, 3] if per_layer else 10)
+    assert not masks[0].any()
+    assert int(masks[1].sum()) == (3 if per_layer else 0)
+
+
 BAD = [
     ({}, {"k": -1}, ValueError, "k must not be negative, got -1"),
     ({}, {"k": 7}, ValueError, "k=7 exceeds the 6 candidates"),

@@ -165,6 +165,16 @@ def test_an_unlike_average_changes_nothing():
     assert {n: p.shape for n, p in model.named_parameters()} == before
 
 
+def test_a_mask_of_another_shape_changes_nothing():
+    model = models.build("vgg16", classes=4, width=0.125)
+    before = {n: p.shape for n, p in model.named_parameters()}
+    removal = plan(model, images(), by_size, flops=0.4, round_to=2)
+    wrong = {"features.3.weight": torch.ones(2, 2, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"features.3.weight: the mask's shape is \[2, 2\], not"):
+        removal.apply(masks=wrong)
+    assert {n: p.shape for n, p in model.named_parameters()} == before
+
+
 def test_a_wrong_result_is_noticed():
     """The proof itself fails when the shrunk network computes something else."""
     model = models.build("vgg16", classes=4, width=0.125).double()
