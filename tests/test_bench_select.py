@@ -30,3 +30,13 @@ def test_contenders_that_disagree_are_not_timed():
     right, wrong = torch.tensor([True, False]), torch.tensor([False, True])
     with pytest.raises(AssertionError, match="bench select: a rival's masks differ"):
         select._seconds_if_agreed({"ours": lambda: [right], "a rival": lambda: [wrong]})
+
+
+def test_what_memory_does_not_hold_is_left_out(monkeypatch):
+    monkeypatch.setattr(select, "free_bytes", lambda device: 14 * 1000)
+    ones = [torch.randn(1000)]
+    assert list(select.contenders_for(ones, ones, 10)) == [
+        "topk_mask",
+        "TopkMask, warm",
+        "np.partition",
+    ]

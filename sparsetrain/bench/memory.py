@@ -1,4 +1,4 @@
-"""The most memory that something needed while it ran."""
+"""Memory: the most that something needed while it ran, and what is free."""
 
 import resource
 import sys
@@ -8,6 +8,14 @@ from types import TracebackType
 import torch
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MEMINFO = Path("/proc/meminfo")
+
+
+def free_bytes(device: str) -> float:
+    """What may still be allocated; inf where the system does not say."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return _kilobytes(MEMINFO, "MemAvailable") if MEMINFO.exists() else float("inf")
 
 
 class Peak:
@@ -40,18 +48,19 @@ def _resident_now() -> int:
     """Bytes in use; where the system allows it, the peak is counted from here."""
     try:
         RESET.write_text("5")
-        return _status("VmRSS")
+        return _kilobytes(STATUS, "VmRSS")
     except OSError:
         return _resident_peak()
 
 
 def _resident_peak() -> int:
     if STATUS.exists():
-        return _status("VmHWM")
+        return _kilobytes(STATUS, "VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _status(field: str) -> int:
-    line = next(s for s in STATUS.read_text().splitlines() if s.startswith(f"{field}:"))
+def _kilobytes(file: Path, field: str) -> int:
+    """A line such as "VmRSS: 12 kB", in bytes."""
+    line = next(s for s in file.read_text().splitlines() if s.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024

@@ -2,7 +2,8 @@
 
 Scores are |w * g| in fp32, a tenth is kept, and all contenders return a bool mask for each tensor;
 they are first found to agree. k is moved to where no tie is cut, since the rivals cut ties anyhow.
-Contenders take turns, caches flushed; slow ones are timed fewer times, as the table says.
+Contenders take turns, caches flushed; slow ones are timed fewer times, as the table says, and those
+that this machine's memory does not hold are left out.
 """
 
 import json
@@ -21,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sparsetrain import models, plots
+from sparsetrain.bench.memory import free_bytes
 from sparsetrain.bench.timing import SCRUB_BYTES, bandwidth, machine, seconds
 from sparsetrain.ops import TopkMask, topk_mask
 
@@ -29,6 +31,9 @@ BYTES = 9  # a parameter: w and g are read, a byte of mask is written
 TENSORS = (1, 10, 100, 1000)
 SPREAD = 10**7  # parameters, in that many tensors
 PATIENCE_S = 5.0  # for all repeats of one contender
+# Bytes a parameter that each pipeline takes above weights and gradients, on a CPU: its scores, and
+# what its selection copies (torch.topk pairs of value and index, the others a copy and indices).
+TAKES = {"torch.topk": 24, "torch.kthvalue": 20, "torch.sort": 32, "np.partition": 12}
 Masks = list[Tensor]
 
 
@@ -62,7 +67,7 @@ class Record:
     gb_per_s: float
     of_read: float  # share of the measured bandwidth
     of_copy: float
-    times_topk: float
+    times_topk: float | None  # None: torch.topk did not run
 
 
 def run(
@@ -123,9 +128,9 @@ def measure(
     weights, grads = tensors
     contenders = contenders_for(weights, grads, _clean_k(weights, grads, problem.numel))
     times = _milliseconds(contenders, device, repeats, _seconds_if_agreed(contenders))
-    topk = statistics.median(times["torch.topk"])
+    topk = statistics.median(times["torch.topk"]) if "torch.topk" in times else None
     return [
-        _record(problem, name, each, speeds, topk / statistics.median(each))
+        _record(problem, name, each, speeds, topk and topk / statistics.median(each))
         for name, each in times.items()
     ]
 
@@ -154,10 +159,11 @@ def contenders_for(
     }
     if weights[0].device.type == "cpu":
         rivals["np.partition"] = lambda s: float(np.partition(s.numpy(), rank)[rank])
+    room = free_bytes(weights[0].device.type) / (rank + k)
     return {
         "topk_mask": lambda: topk_mask(weights, grads, k=k, score="snip"),
         "TopkMask, warm": lambda: plan(grads, k),
-        **{name: eager(threshold) for name, threshold in rivals.items()},
+        **{name: eager(rivals[name]) for name in rivals if TAKES[name] < room},
     }
 
 
@@ -173,10 +179,12 @@ def plot(records: Sequence[Record]) -> Any:
 
 def _clean_k(weights: list[Tensor], grads: list[Tensor], numel: int) -> int:
     """KEEP of all, and the ties of the last."""
-    scores = torch.cat([(w * g).abs().flatten() for w, g in zip(weights, grads, strict=True)])
     k = max(int(KEEP * numel), 1)
-    masks = topk_mask([scores], k=k)
-    return int((scores >= scores[masks[0]].min()).sum())
+    masks = topk_mask(weights, grads, k=k, score="snip")
+    scores = [(w * g).abs_() for w, g in zip(weights, grads, strict=True)]
+    kept = zip(scores, masks, strict=True)
+    least = min(float(s.where(m, torch.inf).min()) for s, m in kept)
+    return sum(int((s >= least).count_nonzero()) for s in scores)
 
 
 def _seconds_if_agreed(contenders: Mapping[str, Callable[[], Masks]]) -> dict[str, float]:
@@ -215,7 +223,7 @@ def _record(
     contender: str,
     times: list[float],
     speeds: Mapping[str, float],
-    times_topk: float,
+    times_topk: float | None,
 ) -> Record:
     median = statistics.median(times)
     speed = BYTES * problem.numel / median / 1e6
@@ -255,6 +263,6 @@ def _table(records: Sequence[Record], speeds: Mapping[str, float]) -> Table:
             f"{r.gb_per_s:.1f}",
             f"{r.of_read:.0%}",
             f"{r.of_copy:.0%}",
-            f"{r.times_topk:.1f}",
+            "" if r.times_topk is None else f"{r.times_topk:.1f}",
         )
     return table
