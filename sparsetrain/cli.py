@@ -129,7 +129,7 @@ def train(
             f"{folder} holds a run; go on with --resume {folder}, or say another --out"
         )
     data = load(config.data, config.data_dir, workers=config.workers)
-    progress = Progress(console, config.epochs, config.method)
+    progress = Progress(console, config.method)
     with progress.shown():
         run = run_train(config, folder, data=data, resume=resume is not None, progress=progress)
     if not run.finished:

@@ -72,8 +72,8 @@ def write(
 def write_run(path: Path, run: Run, dense: nn.Module, notes: Sequence[str]) -> None:
     """The report of one training run; `dense` is its network before anything was pruned."""
     last = run.history[-1] if run.history else {}
-    shown = {k: v for k, v in asdict(run.config).items() if v is not None}
-    rows = {k: [f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in (shown | last).items()}
+    shown = {k: v for k, v in (asdict(run.config) | last).items() if v is not None}
+    rows = {k: [f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in shown.items()}
     figures = {"Training": plots.curves({run.config.method: run.history})} if run.history else {}
     kept = kept_shares(run.model, dense, run.method.masks)
     if any(share < 1 for share in kept.values()):
