@@ -8,7 +8,7 @@ set by the user, as "name=value", or "method.name=value" where several methods a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -209,4 +209,4 @@ def _read(text: str, allowed: Any) -> Any:
 
 
 def _names(kind: type[methods.Method]) -> list[str]:
-    return [f.name for f in fields(kind) if f.init] if kind is not methods.Method else []
+    return [f.name for f in fields(kind) if f.init] if is_dataclass(kind) else []

@@ -82,12 +82,18 @@ def measure(
     }
 
 
+def live_entries(network: Network) -> dict[str, int]:
+    """Parameter or buffer -> its entries, masked ones only where they are kept."""
+    return {
+        name: int(network.masks[name].sum()) if name in network.masks else tensor.numel()
+        for name, tensor in network.model.state_dict().items()
+    }
+
+
 def count_parameters(network: Network) -> int:
     """Parameters, masked ones only where they are kept."""
-    return sum(
-        int(network.masks[name].sum()) if name in network.masks else p.numel()
-        for name, p in network.model.named_parameters()
-    )
+    live = live_entries(network)
+    return sum(live[name] for name, _ in network.model.named_parameters())
 
 
 def count_flops(network: Network, sample: Tensor) -> int:
@@ -97,10 +103,7 @@ def count_flops(network: Network, sample: Tensor) -> int:
 
 def live_flops(network: Network, layers: Iterable[Layer]) -> int:
     """The same, of layers that are known from a trace; their weights may have shrunk since."""
-    live = {
-        name: int(network.masks[name].sum()) if name in network.masks else p.numel()
-        for name, p in network.model.state_dict().items()
-    }
+    live = live_entries(network)
     return sum(2 * layer.positions * live[layer.weight] for layer in layers)
 
 
