@@ -100,24 +100,25 @@ def comparison(
     title: str,
     x: str,
     y: str,
-    level: tuple[str, Point] | None = None,
+    level: str | None = None,
 ) -> Figure:
     """One line a method, error bars over seeds, the legend beside it; x is logarithmic.
 
+    A method's colour and marker follow from its place in `lines`, so pictures of the same methods
+    agree; one without points is left out.
+
     Args:
-        level: a reference without an x of its own, drawn across.
+        level: the line whose point has no x of its own: a reference, drawn across.
     """
-    height = max(4.2, 0.9 + 0.21 * (len(lines) + (level is not None)))
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=(9, max(4.2, 0.9 + 0.21 * len(lines))), layout="constrained")
     axes = figure.subplots()
-    if level is not None:
-        label, point = level
-        axes.axhline(point.y, color="#444", linewidth=1, linestyle="--", label=label, zorder=0.9)
-        if point.y_std > 0:
-            low, high = point.y - point.y_std, point.y + point.y_std
-            axes.axhspan(low, high, color="#444", alpha=0.12, linewidth=0)
     for i, (label, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda p: p.x)
+        if not points:
+            continue
+        if label == level:
+            _across(axes, points[0], label, MANY_COLOURS[i % len(MANY_COLOURS)])
+            continue
         axes.errorbar(
             [p.x for p in points],
             [p.y for p in points],
@@ -134,8 +135,15 @@ def comparison(
         )
     axes.set_xscale("log")
     _label(axes, title, x, y)
-    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
+    figure.legend(frameon=False, fontsize=8, handlelength=4, loc="outside right upper")
     return figure
+
+
+def _across(axes: Axes, point: Point, label: str, colour: str) -> None:
+    axes.axhline(point.y, color=colour, linewidth=1, linestyle="--", label=label, zorder=0.9)
+    if point.y_std > 0:
+        low, high = point.y - point.y_std, point.y + point.y_std
+        axes.axhspan(low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def mark_sparsity(figure: Figure, sparsities: Sequence[float]) -> None:

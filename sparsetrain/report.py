@@ -37,9 +37,9 @@ class Facts:
 
     def for_terminal(self, title: str) -> Table:
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("")
+        table.add_column("", overflow="fold")
         for column in self.columns:
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True, overflow="fold")
         for name, cells in self.rows.items():
             table.add_row(name, *cells)
         return table

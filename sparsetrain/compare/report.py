@@ -27,6 +27,7 @@ QUANTITIES = (
     *("train_flops", "seconds", "pruning_seconds"),
 )
 COLUMNS = ("cell", "method", "asked_sparsity", "asked_flops", "seed", "error", "count", "epochs")
+ROUND = (0.1, 0.3, 0.5, 0.65, 0.75, 0.85, 0.9, 0.95, 0.98, 0.99)  # spread over a log axis
 Result = Mapping[str, Any]
 
 
@@ -45,9 +46,6 @@ class Summary:
     def label(self) -> str:
         return " ".join([self.method, *(f"{100 * v:g}%" for v in self.asked.values())])
 
-    def point(self, x: str, y: str = "test_accuracy") -> Point:
-        return Point(self.mean[x], 100 * self.mean[y], self.std[x], 100 * self.std[y])
-
 
 def write(out: Path, methods: Sequence[str], console: Console) -> None:
     """Print the table of all results in `out`, write the files; `methods` come first, in order.
@@ -59,14 +57,15 @@ def write(out: Path, methods: Sequence[str], console: Console) -> None:
     summaries = summarise(results)
     config = read_json(out / SHARED) or {}
     notes = _notes(results, config)
-    facts, title = _facts(summaries), _title(results, config)
+    of = results[0]["note"] or results[0]["data"]
+    facts, title = _facts(summaries), f"{config.get('model')}, width {config.get('width')}, on {of}"
     console.print(facts.for_terminal(title))
     for note in notes:
         console.print(note, style="dim", highlight=False)
     write_text(out / "results.csv", _csv(results))
     found = {"config": config, "cells": results, "summary": [_record(s) for s in summaries]}
     write_text(out / "results.json", json.dumps(found, indent=2) + "\n")
-    page.write(out / "report.html", title, facts, _figures(summaries), notes)
+    page.write(out / "report.html", title, facts, _figures(summaries, of), notes)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
@@ -102,20 +101,20 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 
 def _facts(summaries: Sequence[Summary]) -> page.Facts:
-    columns = ("test acc %", "pruned %", "params M", "FLOPs", "time s", "n")
+    columns = ("acc. %", "pruned %", "params M", "FLOPs", "time s", "n")
     return page.Facts(columns, {s.label: _row(s) for s in summaries})
 
 
 def _row(s: Summary) -> list[str]:
-    seeds = f"{s.n} + {s.failed} failed" if s.failed else str(s.n)
+    seeds = f"{s.n}/{s.n + s.failed}" if s.failed else str(s.n)
     if not s.n:
         return [*[""] * 5, seeds]
     return [
         _spread(s, "test_accuracy", 100, 2),
         f"{100 * s.mean['sparsity']:.2f}",
         f"{s.mean['parameters'] / 1e6:.4f}",
-        f"{s.mean['train_flops']:.3g}" if "train_flops" in s.mean else "",
-        _spread(s, "seconds", 1, 1),
+        f"{s.mean['train_flops']:.2e}" if "train_flops" in s.mean else "",
+        _spread(s, "seconds", 1, 1 if s.mean["seconds"] < 100 else 0),
         seeds,
     ]
 
@@ -125,58 +124,45 @@ def _spread(s: Summary, quantity: str, scale: float, digits: int) -> str:
     return f"{scale * s.mean[quantity]:.{digits}f}{spread}"
 
 
-def _figures(summaries: Sequence[Summary]) -> dict[str, Figure]:
-    ended = [s for s in summaries if s.n]
-    figures = {}
-    pruned = [s for s in ended if s.mean["sparsity"] > 0]
-    if pruned:
-        figures["Accuracy over sparsity"] = _over_sparsity(ended, pruned)
-    axes = {
-        "train_flops": ("Accuracy over training FLOPs", "training FLOPs, zeros not counted"),
-        "seconds": ("Accuracy over measured time", "seconds of training"),
-    }
-    for x, (title, label) in axes.items():
-        lines = _lines([s for s in ended if x in s.mean], x)
-        if lines:
-            figures[title] = plots.comparison(lines, title.lower(), label, "test accuracy, %")
-    if "Accuracy over measured time" in figures:
-        plots.mark_range(figures["Accuracy over measured time"])
+def _figures(summaries: Sequence[Summary], of: str) -> dict[str, Figure]:
+    """Heading -> picture, of what the results have."""
+    y, figures = "test accuracy, %", {}
+    pruned = any(s.n and s.mean["sparsity"] for s in summaries)
+    if pruned and (lines := _lines(summaries, "sparsity")):
+        level = "dense" if "dense" in lines else None
+        lines = {n: [p for p in each if n == level or p.x < 1] for n, each in lines.items()}
+        title = f"accuracy over sparsity, {of}"
+        figure = plots.comparison(lines, title, "share of the weights removed", y, level)
+        plots.mark_sparsity(figure, _ticks(summaries))
+        figures["Accuracy over sparsity"] = figure
+    if lines := _lines(summaries, "train_flops"):
+        title, x = f"accuracy over training FLOPs, {of}", "training FLOPs, zeros not counted"
+        figures["Accuracy over training FLOPs"] = plots.comparison(lines, title, x, y)
+    if lines := _lines(summaries, "seconds"):
+        title = f"accuracy over measured time, {of}"
+        figure = plots.comparison(lines, title, "seconds of training", y)
+        plots.mark_range(figure)
+        figures["Accuracy over measured time"] = figure
     return figures
 
 
-def _over_sparsity(ended: Sequence[Summary], pruned: Sequence[Summary]) -> Figure:
-    lines: dict[str, list[Point]] = defaultdict(list)
-    for s in pruned:
-        mean = s.point("sparsity")
-        lines[s.method].append(Point(1 - mean.x, mean.y, mean.x_std, mean.y_std))
-    dense = next((s for s in ended if s.method == "dense"), None)
-    figure = plots.comparison(
-        lines,
-        "accuracy over sparsity",
-        "share of the weights removed",
-        "test accuracy, %",
-        None if dense is None else ("dense", dense.point("sparsity")),
-    )
-    plots.mark_sparsity(figure, _ticks(pruned))
-    return figure
+def _lines(summaries: Sequence[Summary], quantity: str) -> dict[str, list[Point]]:
+    """Method -> its points; for sparsity x is the share kept. Empty where there is no point."""
+    lines: dict[str, list[Point]] = {s.method: [] for s in summaries}
+    for s in summaries:
+        if quantity in s.mean:
+            x = 1 - s.mean[quantity] if quantity == "sparsity" else s.mean[quantity]
+            y, y_std = 100 * s.mean["test_accuracy"], 100 * s.std["test_accuracy"]
+            lines[s.method].append(Point(x, y, s.std[quantity], y_std))
+    return lines if any(lines.values()) else {}
 
 
-def _ticks(pruned: Sequence[Summary]) -> list[float]:
-    """The sparsities that were asked for; where none was, those that came out."""
-    asked = {s.asked["sparsity"] for s in pruned if "sparsity" in s.asked}
-    return sorted(asked or {round(s.mean["sparsity"], 2) for s in pruned})
-
-
-def _lines(ended: Sequence[Summary], x: str) -> dict[str, list[Point]]:
-    lines: dict[str, list[Point]] = defaultdict(list)
-    for s in ended:
-        lines[s.method].append(s.point(x))
-    return lines
-
-
-def _title(results: Sequence[Result], config: Mapping[str, Any]) -> str:
-    of = results[0]["note"] or results[0]["data"]
-    return f"{config.get('model')}, width {config.get('width', 1):g}, on {of}"
+def _ticks(summaries: Sequence[Summary]) -> list[float]:
+    """The sparsities that were asked for, and round ones where there are other points."""
+    asked = {s.asked["sparsity"] for s in summaries if "sparsity" in s.asked}
+    found = [s.mean["sparsity"] for s in summaries if s.n and s.method != "dense"]
+    low = min(asked, default=1.0)
+    return sorted(asked | {t for t in ROUND if min(found) <= t < low and t <= max(found)})
 
 
 def _notes(results: Sequence[Result], config: Mapping[str, Any]) -> list[str]:
@@ -191,13 +177,14 @@ def _notes(results: Sequence[Result], config: Mapping[str, Any]) -> list[str]:
     return [
         *machines,
         f"{config.get('epochs')} epochs of batches of {config.get('batch_size')};"
-        " mean ± standard deviation over n seeds; accuracy after the last epoch, on test images.",
+        " mean ± standard deviation over n seeds; test accuracy after the last epoch.",
         *([f"Pruned is a share of: {', '.join(counts)}; {pattern}."] if counts else []),
-        "Parameters: what is not zero. FLOPs of training: forward pass and twice that for the backward pass, of the weights that are"
-        " not masked at each epoch's start; theory for masks, which dense kernels do not use.",
+        "Parameters count what is not zero. FLOPs of training are those of the forward pass and"
+        " twice that for the backward pass, of the weights that are not masked at each epoch's"
+        " start: theory for masks, which dense kernels do not use.",
         "Time is that of the training steps and of what a method does before them, without tests"
         " on held-out images; cells that run at the same time share the machine.",
-        *(note for note in sorted({r["note"] for r in results}) if note),
+        *(f"Images: {note}" for note in sorted({r["note"] for r in results}) if note),
         *(f"{r['cell']} failed: {r['error']}" for r in results if "error" in r),
     ]
 
