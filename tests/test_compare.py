@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 
 from sparsetrain import catalog, checkpoint, plots, runs
-from sparsetrain.catalog import Entry, build_method, parse_options, parse_pattern
+from sparsetrain.catalog import Entry, Setting, build_method, parse_options, parse_pattern
 from sparsetrain.compare import Grid, compare, report
 from sparsetrain.config import Config
 from sparsetrain.data import load
@@ -142,30 +143,34 @@ def test_what_is_finished_is_kept_and_a_killed_cell_goes_on(finished, tmp_path):
 
 
 def test_ctrl_c_leaves_checkpoints(tmp_path):
-    words = command(tmp_path, "--jobs=2", config=replace(TINY, epochs=4000, threads=2))
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    while len(list(tmp_path.glob(f"cells/*/{runs.CHECKPOINT}"))) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines() == ["sparsetrain: interrupted; the same command goes on"]
+    def press():
+        while len(list(tmp_path.glob(f"cells/*/{runs.CHECKPOINT}"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        compare(grid(replace(TINY, epochs=4000, threads=2), ("dense",)), tmp_path, QUIET, jobs=2)
     for path in tmp_path.glob(f"cells/*/{runs.CHECKPOINT}"):
         assert checkpoint.load(path)["epoch"] > 0
 
 
-def test_processes_share_the_cells(tmp_path):
-    # Started by hand as torchrun would.
-    both = [
-        subprocess.Popen(
-            command(tmp_path), env={**os.environ, "RANK": str(r), "WORLD_SIZE": "2"}, text=True
-        )
-        for r in (0, 1)
-    ]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+def test_processes_share_the_cells(tmp_path, monkeypatch):
+    # Started by hand as torchrun would; rank 0 is this process.
+    long = replace(TINY, epochs=30)
+    ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    other = subprocess.Popen(command(tmp_path, config=long), env=os.environ | ranks | {"RANK": "1"})
+    while not list(tmp_path.glob("cells/*/lock")):
+        assert other.poll() is None
+        time.sleep(0.02)
+    for name, value in (ranks | {"RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    assert compare(grid(long, ("dense", "drive"), (0.5,)), tmp_path, QUIET)
+    assert other.wait(timeout=60) == 0
     assert len(results(tmp_path)) == 4
     assert (tmp_path / "report.html").exists()
+    with pytest.raises(ValueError, match="torchrun starts the processes already"):
+        compare(grid(), tmp_path, QUIET, jobs=2)
 
 
 def test_jobs_share_the_cells_and_the_threads(tmp_path, capfd):
@@ -233,7 +238,8 @@ def test_options_of_a_method_are_typed_by_its_fields():
     assert parse_options("3sp", "round_to=8")["round_to"] == 8
     assert parse_options("3sp", "round_to=none") == {"round_to": None}
     config = replace(TINY, method="drive", set="gamma=0", pattern="vector:4", allocation="erk")
-    method = build_method(config, load("digits"))
+    data = load("digits")
+    method = build_method(config, data)
     assert (method.gamma, method.pattern, method.allocation) == (0.0, Vector(4), "erk")
 
 
@@ -260,6 +266,13 @@ class Twice(Method):
     @property
     def cycles(self):
         return 2
+
+
+def test_a_setting_draws_other_batches_by_number():
+    first, second = Setting(TINY, load("digits")).batches(2)
+    assert len(first[1]) == len(second[1]) == TINY.batch_size
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[0], Setting(TINY, load("digits")).batch()[0])
 
 
 def test_a_method_may_repeat_the_schedule(monkeypatch, tmp_path):
