@@ -35,14 +35,20 @@ class Facts:
     columns: Sequence[str]
     rows: Mapping[str, Sequence[str]]
 
-    def for_terminal(self, title: str) -> Table:
+    def for_terminal(self, title: str, whole: bool = False) -> Table:
+        """With `whole`, a narrow terminal breaks the rows' names, not the values."""
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("", overflow="fold")
+        table.add_column("", overflow="fold" if whole else "ellipsis")
         for column in self.columns:
-            table.add_column(column, justify="right", no_wrap=True, overflow="fold")
+            table.add_column(column, justify="right", no_wrap=whole)
         for name, cells in self.rows.items():
             table.add_row(name, *cells)
         return table
+
+    def first(self, count: int) -> "Facts":
+        """The first columns alone, for a narrow terminal."""
+        rows = {name: cells[:count] for name, cells in self.rows.items()}
+        return Facts(self.columns[:count], rows)
 
     def for_html(self) -> str:
         head = "".join(f"<th>{html.escape(c)}</th>" for c in ("", *self.columns))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparsetrain import catalog, checkpoint, plots, runs
+from sparsetrain import catalog, checkpoint, cli, plots, runs
 from sparsetrain.catalog import Entry, Setting, build_method, parse_options, parse_pattern
 from sparsetrain.compare import Grid, compare, report
 from sparsetrain.config import Config
@@ -113,11 +113,16 @@ def test_report_has_table_files_and_pictures(finished):
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_the_table_fits_a_terminal_of_80_columns(finished, capsys):
-    report.write(finished, ("drive", "dense"), Console(width=80, force_terminal=False))
+@pytest.mark.parametrize("width", [50, 80])
+def test_the_table_fits_a_narrow_terminal(width, finished, capsys):
+    report.write(finished, ("drive", "dense"), Console(width=width, force_terminal=False))
     lines = capsys.readouterr().out.splitlines()
-    rows = [line for line in lines if line.startswith("│")]
-    assert [row.split()[1] for row in rows] == ["drive", "drive", "dense", "3sp"]
+    rows = [[c.strip() for c in x.split("│")[1:-1]] for x in lines if x.startswith("│")]
+    assert [row[0] for row in rows] == ["drive 50%", "drive 90%", "dense", "3sp 50%"]
+    assert [row[2:4] for row in rows[:3]] == [["2", "50.00"], ["2", "90.00"], ["2", "0.00"]]
+    assert [len(row) for row in rows] == [4 if width == 50 else 7] * 4
+    summary = json.loads((finished / "results.json").read_text())["summary"][0]
+    assert float(rows[0][1].split("±")[0]) == round(100 * summary["mean"]["test_accuracy"], 2)
 
 
 def test_what_is_finished_is_kept_and_a_killed_cell_goes_on(finished, tmp_path):
@@ -193,6 +198,23 @@ def test_a_failed_cell_is_a_result_and_tried_again(tmp_path):
     before = (folder / "result.json").stat().st_mtime_ns
     assert not compare(grid(wild, ("dense",), (0.5,), 1), tmp_path, QUIET)
     assert (folder / "result.json").stat().st_mtime_ns > before
+
+
+def test_exit_codes(finished, tmp_path, monkeypatch, capfd):
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["sparsetrain", *words])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return ended.code, capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    assert call("compare", "--report-only", "--out", str(finished)) == (0, "")
+    wild = command(tmp_path, "--seeds=1", config=replace(TINY, lr=1e30, epochs=1), methods="dense")
+    why = f"sparsetrain: some cells failed; {tmp_path / 'report.html'} says why\n"
+    assert call(*wild[3:]) == (1, why)
+    wanted = "sparsetrain: --sparsity needs numbers separated by commas, got '0.9;0.5'\n"
+    assert call("compare", "--sparsity=0.9;0.5") == (2, wanted)
 
 
 def test_another_config_in_the_same_folder(finished):

@@ -68,7 +68,7 @@ class Board:
                 self._ended.add(cell.name)
                 if announce:
                     line = self._line(cell, cell.result(self._out) or {})
-                    self._console.print(line, highlight=False, soft_wrap=True)
+                    self._console.print(line, highlight=False, soft_wrap=True, markup=False)
             ended = cell.name in self._ended
             done += cell.epochs if ended else min(cell.epochs_done(self._out), cell.epochs)
         self._done = done

@@ -28,6 +28,7 @@ QUANTITIES = (
 )
 COLUMNS = ("cell", "method", "asked_sparsity", "asked_flops", "seed", "error", "count", "epochs")
 ROUND = (0.1, 0.3, 0.5, 0.65, 0.75, 0.85, 0.9, 0.95, 0.98, 0.99)  # spread over a log axis
+TABLE_WIDTH = 80  # of the whole table in a terminal
 Result = Mapping[str, Any]
 
 
@@ -59,9 +60,10 @@ def write(out: Path, methods: Sequence[str], console: Console) -> None:
     notes = _notes(results, config)
     of = results[0]["note"] or results[0]["data"]
     facts, title = _facts(summaries), f"{config.get('model')}, width {config.get('width')}, on {of}"
-    console.print(facts.for_terminal(title))
+    shown = facts if console.width >= TABLE_WIDTH else facts.first(3)
+    console.print(shown.for_terminal(title, whole=True))
     for note in notes:
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim", highlight=False, markup=False)
     write_text(out / "results.csv", _csv(results))
     found = {"config": config, "cells": results, "summary": [_record(s) for s in summaries]}
     write_text(out / "results.json", json.dumps(found, indent=2) + "\n")
@@ -101,21 +103,21 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 
 def _facts(summaries: Sequence[Summary]) -> page.Facts:
-    columns = ("acc. %", "pruned %", "params M", "FLOPs", "time s", "n")
+    columns = ("acc. %", "n", "pruned %", "params M", "FLOPs", "time s")
     return page.Facts(columns, {s.label: _row(s) for s in summaries})
 
 
 def _row(s: Summary) -> list[str]:
     seeds = f"{s.n}/{s.n + s.failed}" if s.failed else str(s.n)
     if not s.n:
-        return [*[""] * 5, seeds]
+        return ["", seeds, *[""] * 4]
     return [
         _spread(s, "test_accuracy", 100, 2),
+        seeds,
         f"{100 * s.mean['sparsity']:.2f}",
         f"{s.mean['parameters'] / 1e6:.4f}",
         f"{s.mean['train_flops']:.2e}" if "train_flops" in s.mean else "",
         _spread(s, "seconds", 1, 1 if s.mean["seconds"] < 100 else 0),
-        seeds,
     ]
 
 
