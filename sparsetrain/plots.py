@@ -104,11 +104,10 @@ def comparison(
 ) -> Figure:
     """One line a method, error bars over seeds, the legend beside it; x is logarithmic.
 
-    A method's colour and marker follow from its place in `lines`, so pictures of the same methods
-    agree; one without points is left out.
+    Colour and marker follow from the place in `lines`; a line without points is left out.
 
     Args:
-        level: the line whose point has no x of its own: a reference, drawn across.
+        level: the line whose point has no x of its own, drawn across.
     """
     figure = Figure(figsize=(9, max(4.2, 0.9 + 0.21 * len(lines))), layout="constrained")
     axes = figure.subplots()
