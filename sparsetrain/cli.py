@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from rich.console import Console
 
 from sparsetrain import runs
+from sparsetrain.catalog import METHODS
 from sparsetrain.config import Config, build_model
 from sparsetrain.data import load
 from sparsetrain.progress import Progress
@@ -52,13 +53,13 @@ def main() -> None:
         _exit(INTERRUPTED, "interrupted")
 
 
-def _exit(code: int, message: str) -> None:
+def _exit(code: int, message: str) -> NoReturn:
     print(f"sparsetrain: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 
 def _with_config(
-    without: str = "", **defaults: Any
+    *without: str, **defaults: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option a field of Config; it is called with a Config as `config`."""
 
@@ -67,7 +68,7 @@ def _with_config(
             settings = {f.name: given.pop(f.name) for f in asked}
             command(config=Config(**settings), **given)
 
-        asked = [f for f in fields(Config) if f.name != without]
+        asked = [f for f in fields(Config) if f.name not in without]
         hints = get_type_hints(Config)
         options = [
             inspect.Parameter(
@@ -89,7 +90,7 @@ def _with_config(
 
 
 @app.command()
-@_with_config(without="method", width=0.5, epochs=8, batch_size=64)
+@_with_config("method", width=0.5, epochs=8, batch_size=64)
 def demo(
     config: Config,
     out: Annotated[Path, typer.Option(help="folder for runs and report.html")] = Path("runs/demo"),
@@ -129,7 +130,7 @@ def train(
             f"{folder} holds a run; go on with --resume {folder}, or say another --out"
         )
     data = load(config.data, config.data_dir, workers=config.workers)
-    progress = Progress(console, config.epochs, config.method)
+    progress = Progress(console, config.method)
     with progress.shown():
         run = run_train(config, folder, data=data, resume=resume is not None, progress=progress)
     if not run.finished:
@@ -161,6 +162,49 @@ def _resumed_config(folder: Path, asked: Config, context: typer.Context) -> Conf
         if (source := context.get_parameter_source(f.name)) and source.name == "COMMANDLINE"
     }
     return replace(config, **said)
+
+
+@app.command()
+@_with_config("method", "sparsity", "flops", "seed")
+def compare(
+    config: Config,
+    methods: Annotated[str, typer.Option(help=", ".join(METHODS))] = "dense,3sp,drive",
+    sparsity: Annotated[str, typer.Option(help="of the methods that mask")] = "0.9,0.95,0.98",
+    flops: Annotated[str, typer.Option(help="kept by those that remove channels")] = "0.5,0.25",
+    seeds: Annotated[int, typer.Option(min=1, help="runs a cell, seeds 0, 1, ...")] = 3,
+    out: Annotated[Path, typer.Option(help="folder for runs and report")] = Path("runs/compare"),
+    jobs: Annotated[int, typer.Option(min=1, help="processes, which share the threads")] = 1,
+    keep_checkpoints: Annotated[bool, typer.Option(help="of finished cells, too")] = False,
+    report_only: Annotated[bool, typer.Option(help="from what is in --out")] = False,
+) -> None:
+    """Train every method at every sparsity with every seed; the same command goes on after a stop.
+
+    Under torchrun each process takes cells, one device each.
+
+    Example: sparsetrain compare --model resnet20 --data cifar10 --data-dir cifar --methods
+    dense,drive --sparsity 0.9,0.95 --seeds 3 --epochs 30
+    """
+    from sparsetrain import compare as grids  # loads matplotlib
+
+    names = tuple(name.strip() for name in methods.split(","))
+    if report_only:
+        grids.report.write(out, names, console)
+        return
+    shares = {"sparsity": _numbers("sparsity", sparsity), "flops": _numbers("flops", flops)}
+    grid = grids.Grid(config, names, **shares, seeds=seeds)
+    try:
+        whole = grids.compare(grid, out, console, jobs=jobs, keep_checkpoints=keep_checkpoints)
+    except KeyboardInterrupt:
+        _exit(INTERRUPTED, "interrupted; the same command goes on")
+    if not whole:
+        _exit(FAILED, f"some cells failed; {out / 'report.html'} says why")
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--{name} needs numbers separated by commas, got {text!r}") from error
 
 
 @app.command()

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from sparsetrain import methods, models
+from sparsetrain import models
+from sparsetrain.allocate import ALLOCATIONS
+from sparsetrain.catalog import METHODS, parse_options, parse_pattern
 from sparsetrain.data import Images
+from sparsetrain.masks import COUNTS
 from sparsetrain.nearest import unknown
 from sparsetrain.optim import SGD, AdamW
 from sparsetrain.schedules import LEARNING_RATES
 
-METHODS = ("dense", "3sp", "drive")
 OPTIMIZERS = ("sgd", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -38,9 +39,14 @@ class Config:
     data_dir: str | None = _option(None, "folder that holds the images")
     note: str = _option("", "said beside every result, such as where the images come from")
     workers: int = _option(2, "processes that decode image files")
-    method: str = _option("dense", "dense, 3sp or drive")
-    sparsity: float = _option(0.9, "drive: share of the weights removed")
-    flops: float = _option(0.5, "3sp: share of the FLOPs kept")
+    method: str = _option("dense", ", ".join(METHODS))
+    sparsity: float = _option(0.9, "share of the weights removed, where a method masks")
+    flops: float = _option(0.5, "share of the FLOPs kept, where channels are removed")
+    pattern: str | None = _option(None, "unstructured, vector:V, nm:N:M, block:R:C or channel")
+    allocation: str | None = _option(None, "global, uniform, uniform+ or erk")
+    count: str | None = _option(None, "what sparsity is a share of: " + ", ".join(COUNTS))
+    floor: float | None = _option(None, "share that each layer keeps at least")
+    set: str = _option("", "the method's own options: name=value,name=value")
     dense_epochs: float = _option(2.0, "drive: epochs before the first round")
     prune_epochs: float = _option(1.0, "drive: epochs over which the rounds are spread")
     rounds: int = _option(10, "drive: pruning rounds")
@@ -72,6 +78,12 @@ class Config:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise unknown(name, getattr(self, name), allowed)
+        for name, allowed in {"allocation": ALLOCATIONS, "count": COUNTS}.items():
+            if getattr(self, name) not in (None, *allowed):
+                raise unknown(name, getattr(self, name), allowed)
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
+        parse_options(self.method, self.set)
         for name, (low, high, needed) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value < high:
@@ -106,6 +118,7 @@ INFINITE = float("inf")
 RANGES = {  # name: (at least, below, in words)
     "sparsity": (0, 1, "the share removed, in [0, 1)"),
     "flops": (1e-9, 1 + 1e-9, "the share kept, in (0, 1]"),
+    "floor": (0, 1 + 1e-9, "the share kept at least, in [0, 1]"),
     "width": (1e-9, INFINITE, "above 0"),
     "dense_epochs": (0, INFINITE, "0 or more"),
     "prune_epochs": (0, INFINITE, "0 or more"),
@@ -162,35 +175,6 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-
-
-def build_method(config: Config, data: Images) -> methods.Method:
-    """The pruning method, its shares of an epoch turned into steps."""
-    if config.method == "3sp":
-        batch = data.train.sample(
-            min(config.batch_size, len(data.train)),
-            seed=config.seed,
-            device=config.torch_device,
-            channels_last=config.channels_last,
-        )
-        return methods.ThreeSP(cross_entropy, batch, config.flops, protect=config.excluded)
-    if config.method == "drive":
-        steps = data.train.steps(config.batch_size, train=True)
-        interval = max(1, round(config.prune_epochs * steps / config.rounds))
-        method = methods.DRIVE(
-            config.sparsity,
-            round(config.dense_epochs * steps),
-            config.rounds,
-            interval,
-            exclude=config.excluded,
-        )
-        if method.last_round > config.epochs * steps:
-            raise ValueError(
-                f"drive ends its last round in step {method.last_round}, training in step"
-                f" {config.epochs * steps}; fewer dense_epochs, prune_epochs or more epochs"
-            )
-        return method
-    return methods.Method()
 
 
 def _user_model(spec: str) -> nn.Module:

@@ -11,7 +11,8 @@ from rich.console import Console
 from sparsetrain import plots, report
 from sparsetrain.bench.networks import Cost, Network, measure
 from sparsetrain.bench.timing import machine
-from sparsetrain.config import Config, build_method, build_model, import_source
+from sparsetrain.catalog import build_method
+from sparsetrain.config import Config, build_model, import_source
 from sparsetrain.data import Images, load
 from sparsetrain.files import write_text
 from sparsetrain.progress import Progress
@@ -34,7 +35,7 @@ def demo(config: Config, folder: Path, console: Console, repeats: int = 20) -> b
         build_method(replace(config, method=method), data)
     runs: dict[str, Run] = {}
     for method, label in LABELS.items():
-        progress = Progress(console, config.epochs, f"{label:5}")
+        progress = Progress(console, f"{label:5}")
         with progress.shown():
             run = train(
                 replace(config, method=method), folder / method, data=data, progress=progress

@@ -1,14 +1,20 @@
 """The report's pictures. One colour a run, the same in all of them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe & Ito's palette: told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Where there are more lines than colours, marker and dashes tell them apart as well.
+MANY_COLOURS = (*COLOURS, "#000000", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d")
+DASHES = ("-", "--", ":", "-.")
 History = Sequence[Mapping[str, Any]]
 
 
@@ -77,6 +83,82 @@ def scaling(panels: Mapping[str, Mapping[str, Line]], y: str) -> Figure:
     lines, labels = each[0].get_legend_handles_labels()
     figure.legend(lines, labels, frameon=False, fontsize=8, loc="outside right upper")
     return figure
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means over seeds, with standard deviations; nan where there is but one seed."""
+
+    x: float
+    y: float
+    x_std: float = math.nan
+    y_std: float = math.nan
+
+
+def comparison(
+    lines: Mapping[str, Sequence[Point]],
+    title: str,
+    x: str,
+    y: str,
+    level: str | None = None,
+) -> Figure:
+    """One line a method, error bars over seeds, the legend beside it; x is logarithmic.
+
+    Colour and marker follow from the place in `lines`; a line without points is left out.
+
+    Args:
+        level: the line whose point has no x of its own, drawn across.
+    """
+    figure = Figure(figsize=(9, max(4.2, 0.9 + 0.21 * len(lines))), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, points) in enumerate(lines.items()):
+        points = sorted(points, key=lambda p: p.x)
+        if not points:
+            continue
+        if label == level:
+            _across(axes, points[0], label, MANY_COLOURS[i % len(MANY_COLOURS)])
+            continue
+        axes.errorbar(
+            [p.x for p in points],
+            [p.y for p in points],
+            [p.y_std for p in points],
+            [p.x_std for p in points],
+            color=MANY_COLOURS[i % len(MANY_COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle=DASHES[i // len(MANY_COLOURS) % len(DASHES)],
+            markersize=5,
+            linewidth=1.2,
+            elinewidth=0.8,
+            capsize=2,
+            label=label,
+        )
+    axes.set_xscale("log")
+    _label(axes, title, x, y)
+    figure.legend(frameon=False, fontsize=8, handlelength=4, loc="outside right upper")
+    return figure
+
+
+def _across(axes: Axes, point: Point, label: str, colour: str) -> None:
+    axes.axhline(point.y, color=colour, linewidth=1, linestyle="--", label=label, zorder=0.9)
+    if point.y_std > 0:
+        low, high = point.y - point.y_std, point.y + point.y_std
+        axes.axhspan(low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def mark_sparsity(figure: Figure, sparsities: Sequence[float]) -> None:
+    """Turn an axis of shares kept into one of sparsity, rising, with a tick at each of these."""
+    axes = figure.axes[0]
+    axes.invert_xaxis()
+    axes.set_xticks([1 - s for s in sparsities], [f"{100 * s:g}%" for s in sparsities])
+    axes.set_xticks([], minor=True)
+
+
+def mark_range(figure: Figure) -> None:
+    """Plain numbers along a logarithmic axis that spans little."""
+    axis = figure.axes[0].xaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:

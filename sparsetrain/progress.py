@@ -11,8 +11,9 @@ from rich.progress import Progress as Bars
 class Progress:
     """Show steps and epochs on a console; `silent()` shows nothing."""
 
-    def __init__(self, console: Console | None, epochs: int = 1, label: str = "") -> None:
-        self._console, self._epochs, self._label = console, epochs, label
+    def __init__(self, console: Console | None, label: str = "") -> None:
+        self._console, self._label = console, label
+        self.epochs = 1  # in all; `train` says how many
         self._bars: Bars | None = None
 
     @classmethod
@@ -42,9 +43,9 @@ class Progress:
         if self._bars is not None:
             self._bars.update(
                 self._task,
-                total=self._epochs * steps,
+                total=self.epochs * steps,
                 completed=epoch * steps + step,
-                status=f"epoch {epoch + 1}/{self._epochs}  loss {loss:.3f}  acc {accuracy:.1%}",
+                status=f"epoch {epoch + 1}/{self.epochs}  loss {loss:.3f}  acc {accuracy:.1%}",
             )
 
     def epoch(self, record: Mapping[str, float]) -> None:
@@ -52,7 +53,7 @@ class Progress:
         if self._console is not None:
             pruned = f"  pruned {record['sparsity']:.1%}" if record["sparsity"] else ""
             self._console.print(
-                f"{self._label} epoch {record['epoch']:>3}/{self._epochs}"
+                f"{self._label} epoch {record['epoch']:>3}/{self.epochs}"
                 f"  loss {record['train_loss']:.3f}  acc {record['train_accuracy']:6.1%}"
                 f"  test acc {record['test_accuracy']:6.1%}{pruned}  {record['seconds']:.1f} s",
                 highlight=False,

@@ -35,14 +35,20 @@ class Facts:
     columns: Sequence[str]
     rows: Mapping[str, Sequence[str]]
 
-    def for_terminal(self, title: str) -> Table:
+    def for_terminal(self, title: str, whole: bool = False) -> Table:
+        """With `whole`, a narrow terminal breaks the rows' names, not the values."""
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("")
+        table.add_column("", overflow="fold" if whole else "ellipsis")
         for column in self.columns:
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=whole)
         for name, cells in self.rows.items():
             table.add_row(name, *cells)
         return table
+
+    def first(self, count: int) -> "Facts":
+        """The first columns alone, for a narrow terminal."""
+        rows = {name: cells[:count] for name, cells in self.rows.items()}
+        return Facts(self.columns[:count], rows)
 
     def for_html(self) -> str:
         head = "".join(f"<th>{html.escape(c)}</th>" for c in ("", *self.columns))
@@ -72,8 +78,8 @@ def write(
 def write_run(path: Path, run: Run, dense: nn.Module, notes: Sequence[str]) -> None:
     """The report of one training run; `dense` is its network before anything was pruned."""
     last = run.history[-1] if run.history else {}
-    shown = {k: v for k, v in asdict(run.config).items() if v is not None}
-    rows = {k: [f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in (shown | last).items()}
+    shown = {k: v for k, v in (asdict(run.config) | last).items() if v is not None}
+    rows = {k: [f"{v:.4g}" if isinstance(v, float) else str(v)] for k, v in shown.items()}
     figures = {"Training": plots.curves({run.config.method: run.history})} if run.history else {}
     kept = kept_shares(run.model, dense, run.method.masks)
     if any(share < 1 for share in kept.values()):

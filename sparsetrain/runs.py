@@ -9,6 +9,8 @@ Every file is written atomically.
 """
 
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain import checkpoint
+from sparsetrain.bench.networks import Network, live_flops
+from sparsetrain.catalog import build_method
 from sparsetrain.checkpoint import CheckpointError
-from sparsetrain.config import Config, build_method, build_model, build_optimizer, check_layout
+from sparsetrain.config import Config, build_model, build_optimizer, check_layout
 from sparsetrain.data import Images
 from sparsetrain.files import remove_parts, write_text
 from sparsetrain.methods import Method
+from sparsetrain.modes import quietly
 from sparsetrain.optim import state_like
+from sparsetrain.shrink import Layer, trace
 
 CHECKPOINT = "checkpoint.safetensors"
-PROGRESS = ("epoch", "step", "loss", "correct", "seen", "seconds", "history")
+PROGRESS = ("epoch", "step", "loss", "correct", "seen", "seconds", "pruning", "flops", "history")
 
 
 @dataclass
@@ -37,17 +43,34 @@ class Run:
     model: nn.Module
     optimizer: Optimizer
     method: Method
+    layers: Sequence[Layer] | None = None  # what FLOPs are counted of; None: cannot be traced
     epoch: int = 0
     step: int = 0  # batches of this epoch that are done
     loss: float = 0.0  # sums over this epoch so far
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+    pruning: float = 0.0  # of these, spent in the method's hooks
+    flops: int | None = None  # of one image's training step in this epoch
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all: the config's, for each time that the method goes through them."""
+        return self.config.epochs * self.method.cycles
 
     @property
     def finished(self) -> bool:
-        return self.epoch == self.config.epochs
+        return self.epoch == self.epochs
+
+    def count_flops(self) -> None:
+        """Set `flops` to 3 x those of a forward pass over the weights that are not masked now.
+
+        The backward pass counts as two forward passes. This is theory where weights are masked:
+        dense kernels compute the zeros too. Channels that were removed are gone for real.
+        """
+        if self.layers is not None:
+            self.flops = 3 * live_flops(Network(self.model, self.method.masks), self.layers)
 
 
 def start(config: Config, folder: Path | None, data: Images, model: nn.Module | None) -> Run:
@@ -57,11 +80,14 @@ def start(config: Config, folder: Path | None, data: Images, model: nn.Module | 
     optimizer = build_optimizer(config, model)
     method = build_method(config, data)
     check_layout(config, model)
+    began = time.perf_counter()
     method.start(model, optimizer)
+    taken = time.perf_counter() - began
     check_layout(config, model)
     if folder is not None:
         write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
-    return Run(config, model, optimizer, method)
+    layers = _layers(config, model, data)
+    return Run(config, model, optimizer, method, layers, seconds=taken, pruning=taken)
 
 
 def save(folder: Path | None, run: Run) -> None:
@@ -98,8 +124,19 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     _load_optimizer(optimizer, state["optimizer"])
     method = build_method(config, data)
     method.resume(model, optimizer, _on(config.torch_device, state["method"]))
+    layers = _layers(config, model, data)
     _set_random_state(state["random"])
-    return Run(config, model, optimizer, method, **{k: state[k] for k in PROGRESS})
+    return Run(config, model, optimizer, method, layers, **{k: state[k] for k in PROGRESS})
+
+
+def _layers(config: Config, model: nn.Module, data: Images) -> Sequence[Layer] | None:
+    """The layers that FLOPs are counted of; None where torch.export cannot follow the model."""
+    sample = torch.zeros(1, *data.shape, device=config.torch_device)
+    try:
+        with quietly(model, training=False):
+            return trace(model, sample).layers
+    except ValueError:
+        return None
 
 
 def _load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -57,6 +57,7 @@ def train(
     progress = progress or Progress.silent()
     open_run = runs.resume if resume else runs.start
     run = open_run(config, folder, data, model)
+    progress.epochs = run.epochs
     with Interrupt() as interrupt:
         while not run.finished:
             _train_epoch(run, data.train, folder, progress, interrupt)
@@ -74,9 +75,11 @@ def _train_epoch(
 ) -> None:
     config, steps = run.config, split.steps(run.config.batch_size, train=True)
     run.model.train()
+    if run.step == 0:
+        run.count_flops()
     for x, y in _batches(config, split, train=True, epoch=run.epoch, start=run.step):
         began = time.perf_counter()
-        step = run.epoch * steps + run.step
+        step = run.epoch % config.epochs * steps + run.step  # within its cycle
         rate = config.lr * learning_rate(
             config.schedule, step, config.epochs * steps, round(config.warmup_epochs * steps)
         )
@@ -105,9 +108,13 @@ def _train_step(run: Run, x: Tensor, y: Tensor) -> tuple[float, int]:
         output = run.model(x)
         loss = cross_entropy(output, y, label_smoothing=run.config.label_smoothing)
     loss.backward()
+    before = time.perf_counter()
     run.method.after_backward()
+    between = time.perf_counter()
     run.optimizer.step()
+    after = time.perf_counter()
     run.method.after_step()
+    run.pruning += between - before + time.perf_counter() - after
     return loss.item(), int((output.argmax(1) == y).sum())
 
 
@@ -122,13 +129,15 @@ def _end_epoch(run: Run, test: Split, progress: Progress) -> None:
         "test_accuracy": test_accuracy,
         "sparsity": sparsity(run.method.masks),
         "parameters": sum(p.numel() for p in run.model.parameters()),
+        "train_flops": None if run.flops is None else run.flops * run.seen,
         "seconds": run.seconds,
+        "pruning_seconds": run.pruning,
     }
     run.history.append(record)
     progress.epoch(record)
     run.epoch += 1
     run.step = run.correct = run.seen = 0
-    run.loss = run.seconds = 0.0
+    run.loss = run.seconds = run.pruning = 0.0
 
 
 @torch.no_grad()

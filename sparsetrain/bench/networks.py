@@ -6,7 +6,7 @@ all of them; peak memory is taken in a process of its own for each.
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -21,7 +21,7 @@ from sparsetrain.bench.memory import Peak
 from sparsetrain.bench.timing import milliseconds
 from sparsetrain.masks import Masks
 from sparsetrain.optim import SGD
-from sparsetrain.shrink import trace
+from sparsetrain.shrink import Layer, trace
 
 
 @dataclass(frozen=True)
@@ -82,23 +82,29 @@ def measure(
     }
 
 
+def live_entries(network: Network) -> dict[str, int]:
+    """Parameter or buffer -> its entries, masked ones only where they are kept."""
+    return {
+        name: int(network.masks[name].sum()) if name in network.masks else tensor.numel()
+        for name, tensor in network.model.state_dict().items()
+    }
+
+
 def count_parameters(network: Network) -> int:
     """Parameters, masked ones only where they are kept."""
-    return sum(
-        int(network.masks[name].sum()) if name in network.masks else p.numel()
-        for name, p in network.model.named_parameters()
-    )
+    live = live_entries(network)
+    return sum(live[name] for name, _ in network.model.named_parameters())
 
 
 def count_flops(network: Network, sample: Tensor) -> int:
     """FLOPs of one sample's forward pass, two a kept weight and output position."""
-    graph = trace(network.model, sample)
-    live = {
-        name: float(network.masks[name].double().mean()) if name in network.masks else 1.0
-        for name in graph.shapes
-    }
-    sizes = {name: torch.Size(shape).numel() for name, shape in graph.shapes.items()}
-    return round(sum(2 * n.positions * sizes[n.weight] * live[n.weight] for n in graph.layers))
+    return live_flops(network, trace(network.model, sample).layers)
+
+
+def live_flops(network: Network, layers: Iterable[Layer]) -> int:
+    """The same, of layers that are known from a trace; their weights may have shrunk since."""
+    live = live_entries(network)
+    return sum(2 * layer.positions * live[layer.weight] for layer in layers)
 
 
 def disk_bytes(network: Network) -> int:

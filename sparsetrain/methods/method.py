@@ -38,6 +38,11 @@ class Method:
         """Parameter name -> bool mask, true = kept; empty for methods that mask nothing."""
         return {}
 
+    @property
+    def cycles(self) -> int:
+        """How many times training goes through its learning rate's schedule, as IMP does."""
+        return 1
+
     def start(
         self,
         model: nn.Module,

@@ -3,6 +3,7 @@
 from sparsetrain.shrink.apply import resize_like as resize_like
 from sparsetrain.shrink.graph import Graph as Graph
 from sparsetrain.shrink.graph import Group as Group
+from sparsetrain.shrink.graph import Layer as Layer
 from sparsetrain.shrink.plan import Plan as Plan
 from sparsetrain.shrink.plan import plan as plan
 from sparsetrain.shrink.trace import trace as trace

@@ -1,0 +1,106 @@
+"""Train one cell, and write down what came out of it."""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsetrain import runs
+from sparsetrain.bench.networks import Network, count_parameters, live_entries
+from sparsetrain.bench.timing import machine
+from sparsetrain.compare.grid import RESULT, Cell
+from sparsetrain.config import build_model
+from sparsetrain.data import Images
+from sparsetrain.files import write_text
+from sparsetrain.masks import counted, prunable
+from sparsetrain.progress import Progress
+from sparsetrain.runs import Run
+from sparsetrain.train import train
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Whether this process has the cell to itself; a process that dies gives it up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+        if (folder / RESULT).exists():
+            path.unlink(missing_ok=True)
+
+
+def run_cell(
+    cell: Cell, out: Path, data: Images, progress: Progress, *, keep_checkpoint: bool = False
+) -> bool:
+    """Train a cell, from its last checkpoint where there is one; a failure is its result, too.
+
+    Returns:
+        Whether it came to its end; False after Ctrl-C.
+    """
+    folder = cell.folder(out)
+    resume = (folder / runs.CHECKPOINT).exists()
+    try:
+        run = train(cell.config, folder, data=data, resume=resume, progress=progress)
+    except (ValueError, RuntimeError) as error:
+        record_failure(cell, out, data, str(error))
+        return True
+    if not run.finished:
+        return False
+    _write(cell, out, data, _measured(run, data))
+    if not keep_checkpoint:
+        (folder / runs.CHECKPOINT).unlink(missing_ok=True)
+    return True
+
+
+def record_failure(cell: Cell, out: Path, data: Images, why: str) -> None:
+    _write(cell, out, data, {"error": " ".join(why.split())})
+
+
+def _write(cell: Cell, out: Path, data: Images, found: dict[str, Any]) -> None:
+    asked = {"method": cell.config.method, "seed": cell.config.seed, "asked": cell.amount}
+    where = {
+        "data": data.name,
+        "note": " ".join(n for n in (data.note, cell.config.note) if n),
+        "machine": machine(cell.config.torch_device.type),
+    }
+    text = json.dumps({"cell": cell.name, **asked, **found, **where}, indent=2) + "\n"
+    write_text(cell.folder(out) / RESULT, text)
+
+
+def _measured(run: Run, data: Images) -> dict[str, Any]:
+    accuracy = [record["test_accuracy"] for record in run.history]
+    seconds = [record["seconds"] for record in run.history]
+    flops = [record["train_flops"] for record in run.history]
+    return {
+        "test_accuracy": accuracy[-1],
+        "best_test_accuracy": max(accuracy),
+        **_removed(run, data),
+        "parameters": count_parameters(Network(run.model, run.method.masks)),
+        "train_flops": None if None in flops else sum(flops),
+        "seconds": sum(seconds),
+        "pruning_seconds": _pruning(run, seconds),
+        "epochs": len(run.history),
+    }
+
+
+def _pruning(run: Run, seconds: Sequence[float]) -> float:
+    """Seconds in the method's hooks, and all of the cycles that come before the last."""
+    before = run.epochs - run.config.epochs
+    return sum(seconds[:before]) + sum(r["pruning_seconds"] for r in run.history[before:])
+
+
+def _removed(run: Run, data: Images) -> dict[str, Any]:
+    """The share of the dense network's weights that is gone, masked or cut."""
+    count = getattr(run.method, "count", run.config.count or "prunable")
+    dense = build_model(run.config, data)
+    weights = prunable(dense, run.config.excluded)
+    live = live_entries(Network(run.model, run.method.masks))
+    gone = sum(w.numel() - live[name] for name, w in weights.items())
+    return {"sparsity": gone / counted(dense, weights, count), "count": count}
