@@ -49,7 +49,6 @@ class ReLU:
     """One call of relu, in the order of the forward pass."""
 
     module: str  # dotted name of the module that stands closest around it
-    shared: bool  # it works in place on a tensor that others read too
     dim: int  # where its channels lie
     places: Mapping[str, Tensor]  # group name -> `[2, n]` int64: entries along dim, their channels
 

@@ -94,10 +94,9 @@ def _same(tracer: Tracer, node: Node) -> Dims:
 def _relu(tracer: Tracer, node: Node) -> Dims:
     """As `_same`; remembered, because activations are counted there."""
     dims = _same(tracer, node)
-    shared = node.target == aten.relu_.default and len(node.all_input_nodes[0].users) > 1
     for dim, labels in enumerate(dims):
         if labels is not None:
-            tracer.relus.append((_module(node), shared, dim, labels))
+            tracer.relus.append((_module(node), dim, labels))
             break
     return dims
 

@@ -32,7 +32,7 @@ class Tracer:
         self.names: dict[Any, str] = {}  # fx node of a parameter or buffer -> its name
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
         self.layers: list[Layer] = []
-        self.relus: list[tuple[str, bool, int, np.ndarray]] = []  # a ReLU, labels for its places
+        self.relus: list[tuple[str, int, np.ndarray]] = []  # a ReLU, labels for its places
 
     def fresh(self, size: int) -> np.ndarray:
         start = len(self.parent)
@@ -92,8 +92,7 @@ def trace(model: nn.Module, sample: Any) -> Graph:
     trainable = frozenset(n for n, t in tensors.values() if isinstance(t, nn.Parameter))
     groups, owners = _groups(tracer)
     relus = tuple(
-        ReLU(module, shared, dim, _owned(tracer, owners, labels))
-        for module, shared, dim, labels in tracer.relus
+        ReLU(module, dim, _owned(tracer, owners, labels)) for module, dim, labels in tracer.relus
     )
     return Graph(groups, tuple(tracer.layers), shapes, trainable, relus)
 

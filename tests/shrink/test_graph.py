@@ -168,23 +168,9 @@ def test_relus_know_whose_channels_they_pass():
     layers = {"a": nn.Conv2d(3, 2, 8), "b": nn.Conv2d(2, 3, 1), "relu": nn.ReLU()}
     net = Net(forward, **layers, out=nn.Linear(5, 2))
     first, second = trace(net, IMAGE).relus
-    assert (first.module, first.dim, first.shared) == ("relu", 1, False)
+    assert (first.module, first.dim) == ("relu", 1)
     assert {n: p.tolist() for n, p in first.places.items()} == {"a": [[0, 1], [0, 1]]}
     assert {n: p.tolist() for n, p in second.places.items()} == {
         "a": [[0, 1], [0, 1]],
         "b": [[2, 3, 4], [0, 1, 2]],
     }
-
-
-def test_a_relu_in_place_says_if_others_read_what_it_changes():
-    def forward(net, x):
-        y = net.a(x)
-        z = net.relu(y)
-        return net.out(z if net.alone else z + y)
-
-    for alone in (True, False):
-        layers = {"a": nn.Conv2d(3, 2, 1), "relu": nn.ReLU(inplace=True), "out": nn.Conv2d(2, 1, 1)}
-        net = Net(forward, **layers)
-        net.alone = alone
-        [relu] = trace(net, IMAGE).relus
-        assert relu.shared is not alone
