@@ -173,7 +173,7 @@ def build_method(config: Config, data: Images) -> methods.Method:
             device=config.torch_device,
             channels_last=config.channels_last,
         )
-        return methods.ThreeSP(cross_entropy, batch, config.flops, protect=config.excluded)
+        return methods.ThreeSP(cross_entropy, batch, flops=config.flops, protect=config.excluded)
     if config.method == "drive":
         steps = data.train.steps(config.batch_size, train=True)
         interval = max(1, round(config.prune_epochs * steps / config.rounds))

@@ -145,7 +145,8 @@ def plan(
         ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
             name in `protect` or `widths`, or a budget that would empty a layer.
     """
-    what, share = _budget(flops=flops, parameters=parameters, channels=channels, widths=widths)
+    shares = {"flops": flops, "parameters": parameters, "channels": channels, "widths": widths}
+    what, share = budget_of("plan", shares)
     graph = protected(trace(model, sample) if graph is None else graph, model, protect)
     if not graph.free:
         raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
@@ -166,7 +167,8 @@ def plan(
             f" {max(unit, min_channels)} channels in each, {least:.3f} remain{hint}"
         )
     scores = _checked(score(model, graph), graph)
-    kept = budgets.kept_channels(graph, scores, cost, share * whole, limits)
+    at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
+    kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
     return Plan(model, sample, graph, scores, kept)
 
 
@@ -177,15 +179,14 @@ def default_round_to(model: nn.Module) -> int:
     return 16 if on_cpu and "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
 
 
-def _budget(**shares: float | Mapping[str, float] | None) -> tuple[str, float]:
+def budget_of(who: str, shares: Mapping[str, Any]) -> tuple[str, Any]:
+    """The one budget that is given, checked."""
     given = {name: share for name, share in shares.items() if share is not None}
     if len(given) != 1:
-        raise ValueError(f"plan: need one of {', '.join(shares)}, got {list(given) or 'none'}")
+        raise ValueError(f"{who}: need one of {', '.join(shares)}, got {list(given) or 'none'}")
     [(what, share)] = given.items()
-    if isinstance(share, Mapping):
-        return what, 1.0
-    if not 0 < share <= 1:
-        raise ValueError(f"plan: {what} is the share to keep, in (0, 1], got {share}")
+    if not isinstance(share, Mapping) and not 0 < share <= 1:
+        raise ValueError(f"{who}: {what} is the share to keep, in (0, 1], got {share}")
     return what, share
 
 

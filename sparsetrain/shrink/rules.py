@@ -94,10 +94,9 @@ def _same(tracer: Tracer, node: Node) -> Dims:
 def _relu(tracer: Tracer, node: Node) -> Dims:
     """As `_same`; remembered, because activations are counted there."""
     dims = _same(tracer, node)
-    for dim, labels in enumerate(dims):
-        if labels is not None:
-            tracer.relus.append((_module(node), dim, labels))
-            break
+    dim = next((d for d, labels in enumerate(dims) if labels is not None), None)
+    labels = None if dim is None else dims[dim]
+    tracer.relus.append((_module(node), dim, labels))
     return dims
 
 

@@ -32,7 +32,7 @@ class Tracer:
         self.names: dict[Any, str] = {}  # fx node of a parameter or buffer -> its name
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
         self.layers: list[Layer] = []
-        self.relus: list[tuple[str, int, np.ndarray]] = []  # a ReLU, labels for its places
+        self.relus: list[tuple[str, int | None, Labels]] = []  # a ReLU, labels for its places
 
     def fresh(self, size: int) -> np.ndarray:
         start = len(self.parent)
@@ -92,7 +92,8 @@ def trace(model: nn.Module, sample: Any) -> Graph:
     trainable = frozenset(n for n, t in tensors.values() if isinstance(t, nn.Parameter))
     groups, owners = _groups(tracer)
     relus = tuple(
-        ReLU(module, dim, _owned(tracer, owners, labels)) for module, dim, labels in tracer.relus
+        ReLU(module, dim, 0 if labels is None else len(labels), _owned(tracer, owners, labels))
+        for module, dim, labels in tracer.relus
     )
     return Graph(groups, tuple(tracer.layers), shapes, trainable, relus)
 
@@ -155,10 +156,10 @@ def _groups(tracer: Tracer) -> tuple[tuple[Group, ...], Owners]:
     return tuple(groups), owners
 
 
-def _owned(tracer: Tracer, owners: Owners, labels: np.ndarray) -> dict[str, Tensor]:
+def _owned(tracer: Tracer, owners: Owners, labels: Labels) -> dict[str, Tensor]:
     """Group name -> `[2, n]`: entries with these labels, and the channels that they belong to."""
     pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for entry, label in enumerate(labels.tolist()):
+    for entry, label in enumerate([] if labels is None else labels.tolist()):
         if owner := owners.get(tracer.find(label)):
             pairs[owner[0]].append((entry, owner[1]))
     return {name: torch.tensor(found).T for name, found in pairs.items()}

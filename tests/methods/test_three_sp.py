@@ -48,7 +48,10 @@ def test_fresh_draws_new_weights_of_that_size():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"flops": 0.0}, r"in \(0, 1\], got 0.0"), ({"reinit": "other"}, "keep, rescale or fresh")],
+    [
+        ({"flops": 0.0}, r"in \(0, 1\], got 0.0"),
+        ({"reinit": "other"}, "reinit is one of keep, rescale, fresh"),
+    ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

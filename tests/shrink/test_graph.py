@@ -168,7 +168,7 @@ def test_relus_know_whose_channels_they_pass():
     layers = {"a": nn.Conv2d(3, 2, 8), "b": nn.Conv2d(2, 3, 1), "relu": nn.ReLU()}
     net = Net(forward, **layers, out=nn.Linear(5, 2))
     first, second = trace(net, IMAGE).relus
-    assert (first.module, first.dim) == ("relu", 1)
+    assert (first.module, first.dim, first.size) == ("relu", 1, 2)
     assert {n: p.tolist() for n, p in first.places.items()} == {"a": [[0, 1], [0, 1]]}
     assert {n: p.tolist() for n, p in second.places.items()} == {
         "a": [[0, 1], [0, 1]],
