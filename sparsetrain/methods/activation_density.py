@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import Optimizer
 
 from sparsetrain.methods.counting import Counter, count, stop
 from sparsetrain.methods.shrinking import Shrinking
@@ -49,7 +47,8 @@ class ActivationDensity(Shrinking):
             ("l1") or at "random"; with fresh weights it does not matter.
         residual: a residual stage's width follows the density behind its sums ("shared"), or only
             widths inside blocks change ("internal").
-        round_to: widths are multiples of this; see `sparsetrain.plan`.
+        round_to: widths are multiples of this; 1 is the paper's rule, `sparsetrain.plan` says what
+            runs well and what to beware of below 8.
 
     The other options are those of `Shrinking`.
     """
@@ -97,16 +96,8 @@ class ActivationDensity(Shrinking):
         parts = zip(records, ends, strict=True)
         return sum(r["flops"] / whole * (end - r["step"]) for r, end in parts) / self.interval
 
-    def resume(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        state: Mapping[str, Any],
-        *,
-        ema: nn.Module | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        super().resume(model, optimizer, state, ema=ema, scaler=scaler)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         saved = self._state.memory["tallies"]
         self._count(self._graph())
         for tally, before in zip(self._counter.tallies, saved.values(), strict=True):

@@ -2,7 +2,8 @@
 
 A law is what a parameter looked like before training: its mean, standard deviation and fan-in. A
 redrawn weight is normal with that mean and deviation * sqrt(fan-in then / fan-in now); a parameter
-that was constant, as norms and biases often are, is that constant again.
+that was constant, as norms and biases often are, is that constant again. Frozen parameters keep
+their values.
 """
 
 from collections.abc import Mapping
@@ -38,9 +39,10 @@ def redraw_(model: nn.Module, laws: Laws, seed: int) -> None:
         mean, std, fan_in = laws[name]
         std *= (fan_in / max(_fan_in(parameter), 1)) ** 0.5
         drawn = torch.empty(parameter.shape).normal_(mean, std, generator=source)
-        parameter.copy_(drawn if std else torch.full_like(drawn, mean))
+        if parameter.requires_grad:
+            parameter.copy_(drawn if std else torch.full_like(drawn, mean))
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm) and all(p.requires_grad for p in module.parameters()):
             module.reset_running_stats()
 
 
@@ -48,7 +50,8 @@ def redraw_(model: nn.Module, laws: Laws, seed: int) -> None:
 def rescale_(model: nn.Module | None, before: Mapping[str, int]) -> None:
     """Multiply each weight by sqrt(fan-in before / fan-in now)."""
     for name, parameter in () if model is None else model.named_parameters():
-        parameter.mul_((before[name] / max(_fan_in(parameter), 1)) ** 0.5)
+        if parameter.requires_grad:
+            parameter.mul_((before[name] / max(_fan_in(parameter), 1)) ** 0.5)
 
 
 def _fan_in(parameter: Tensor) -> int:

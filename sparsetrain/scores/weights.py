@@ -6,8 +6,9 @@ reading. A ranking over all layers compares scores of unlike sizes: `normalise` 
 by their mean, max or sum, and `ChannelPruning(allocation="uniform")` ranks within groups alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from sparsetrain.scores.plain import NORMALISE, filters, normalised, one_of, slices
 
 if TYPE_CHECKING:
-    from sparsetrain.shrink.graph import Graph, Group
+    from sparsetrain.shrink.graph import Graph, Group, Member
 
 MEMBERS = ("sum", "mean")
 
@@ -45,12 +46,7 @@ class FilterNorm:
 
     def __call__(self, model: nn.Module, graph: "Graph") -> dict[str, Tensor]:
         """Group name -> `[width]` float64 scores, for the groups whose channels may go."""
-        tensors = dict(model.named_parameters(remove_duplicate=False))
-        return {g.name: self._score(tensors, graph, g) for g in graph.free}
-
-    def _score(self, tensors: Mapping[str, Tensor], graph: "Graph", group: "Group") -> Tensor:
-        norms = [slices(tensors[m.tensor], m).norm(self.p, dim=1) for m in filters(graph, group)]
-        return normalised(_joined(norms, self.members), self.normalise)
+        return _of_filters(self, model, graph, lambda f: f.norm(self.p, dim=1))
 
 
 @dataclass(frozen=True)
@@ -75,14 +71,9 @@ class FPGM:
 
     def __call__(self, model: nn.Module, graph: "Graph") -> dict[str, Tensor]:
         """Group name -> `[width]` float64 scores, for the groups whose channels may go."""
-        tensors = dict(model.named_parameters(remove_duplicate=False))
-        return {g.name: self._score(tensors, graph, g) for g in graph.free}
-
-    def _score(self, tensors: Mapping[str, Tensor], graph: "Graph", group: "Group") -> Tensor:
-        every = [slices(tensors[m.tensor], m) for m in filters(graph, group)]
         exact = "donot_use_mm_for_euclid_dist"  # equal filters are at distance 0
-        distances = [torch.cdist(f, f, compute_mode=exact).sum(1) for f in every]
-        return normalised(_joined(distances, self.members), self.normalise)
+        apart = partial(torch.cdist, compute_mode=exact)
+        return _of_filters(self, model, graph, lambda f: apart(f, f).sum(1))
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,22 @@ class GroupNorm:
         return scores
 
 
-def scales(graph: "Graph", group: "Group"):
+def _of_filters(
+    score: FilterNorm | FPGM,
+    model: nn.Module,
+    graph: "Graph",
+    worth: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """`worth` of each layer's `[width, n]` filters, brought together by the score's options."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    scores = {}
+    for group in graph.free:
+        parts = [worth(slices(tensors[m.tensor], m)) for m in filters(graph, group)]
+        scores[group.name] = normalised(_joined(parts, score.members), score.normalise)
+    return scores
+
+
+def scales(graph: "Graph", group: "Group") -> list["Member"]:
     """The members that scale a group's channels: the weights of its norms."""
     return [
         m
