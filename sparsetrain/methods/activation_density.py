@@ -114,7 +114,7 @@ class ActivationDensity(Shrinking):
             )
 
     def _begin(self, graph: Graph) -> None:
-        self._state.memory |= {"densities": {}, "calm": 0}
+        self._state.memory |= {"densities": {}, "calm": None}
         self._count(graph)
 
     def _count(self, graph: Graph) -> None:
@@ -158,7 +158,10 @@ class ActivationDensity(Shrinking):
             )
         now = {n: int(part.sum()) / int(all_.sum()) for n, (part, all_) in found.items()}
         before = memory["densities"]
-        rest = all(abs(now[n] - before.get(n, 2.0)) <= self.tolerance for n in now)
+        # None: this is the first epoch of the network as it is.
+        rest = memory["calm"] is not None and all(
+            abs(now[n] - before[n]) <= self.tolerance for n in now
+        )
         memory["densities"], memory["calm"] = now, memory["calm"] + 1 if rest else 0
         if memory["calm"] >= self.patience and self._may_remove(step):
             self._stage(graph, {n: part / all_ for n, (part, all_) in found.items()})
@@ -188,7 +191,7 @@ class ActivationDensity(Shrinking):
         if removal.share("channels") < 1:
             self._remove(removal, "fresh" if self.init == "fresh" else "keep")
             memory["records"][-1]["densities"] = densities
-            memory |= {"densities": {}, "calm": 0}
+            memory["calm"] = None
         self._count(self._graph())
 
     def _scores(

@@ -77,6 +77,7 @@ def test_worked_by_hand():
     assert model[0].out_features == 4
     train(method, 1, model, optimizer, x, y)
     assert model[0].weight.flatten().tolist() == [1.0, 3.0]
+    assert method.densities == {"0": 0.5}
     train(method, 6, model, optimizer, x, y)
     assert method.densities == {"0": 1.0}
     assert [r["widths"] for r in method.records] == [{"0": 4}, {"0": 2}]
