@@ -34,6 +34,10 @@ class ThreeSP(InRounds):
     training: bool = True
     flops: float | None = field(default=0.5, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self._score  # checks its own options
+
     @property
     def _sample(self) -> Any:
         return self.batch[0]
