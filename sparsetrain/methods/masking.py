@@ -17,7 +17,7 @@ from sparsetrain import patterns
 from sparsetrain.allocate import ALLOCATIONS
 from sparsetrain.masks import COUNTS, Exclude, Masks, apply_, counted, prunable
 from sparsetrain.methods.amounts import Amounts
-from sparsetrain.methods.method import Method, plain
+from sparsetrain.methods.method import Method, overflowed, plain
 from sparsetrain.optim import Masked
 from sparsetrain.patterns import NM, Pattern
 from sparsetrain.select import MAGNITUDE, UNSTRUCTURED, Formula, best
@@ -121,7 +121,7 @@ class Masking(Method):
     def after_backward(self, step: int | None = None) -> None:
         s = self._state
         s.step = (s.step if step is None else step - s.lost) + 1
-        if self._overflowed():
+        if overflowed(s.model, s.scaler):
             s.step, s.lost = s.step - 1, s.lost + 1
             return
         self._check_untouched(s.marks)
@@ -253,22 +253,6 @@ class Masking(Method):
                     f"{type(self).__name__}: {name} was changed between steps, outside the method:"
                     f" {revived} pruned weights are not 0"
                 )
-
-    def _overflowed(self) -> bool:
-        """Whether GradScaler will skip this step."""
-        s = self._state
-        if s.scaler is None or not s.scaler.is_enabled():
-            return False
-        grads = (p.grad for p in s.model.parameters() if p.grad is not None)
-        return not all(bool(g.isfinite().all()) for g in grads)
-
-    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
-        if getattr(self, name) not in allowed:
-            got = repr(getattr(self, name))
-            raise self._wrong(f"{name} is one of {', '.join(allowed)}, got {got}")
-
-    def _wrong(self, why: str) -> ValueError:
-        return ValueError(f"{type(self).__name__}: {why}")
 
 
 def _mark(parameter: Tensor) -> tuple[int, int]:

@@ -92,6 +92,22 @@ class Method:
         self.start(model, optimizer, ema=ema, scaler=scaler)
         self.load_state_dict(state)
 
+    def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            got = repr(getattr(self, name))
+            raise self._wrong(f"{name} is one of {', '.join(allowed)}, got {got}")
+
+    def _wrong(self, why: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}: {why}")
+
+
+def overflowed(model: nn.Module, scaler: GradScaler | None) -> bool:
+    """Whether GradScaler will skip this step."""
+    if scaler is None or not scaler.is_enabled():
+        return False
+    grads = (p.grad for p in model.parameters() if p.grad is not None)
+    return not all(bool(g.isfinite().all()) for g in grads)
+
 
 def plain(model: nn.Module) -> nn.Module:
     """The module that torch.compile, DistributedDataParallel or AveragedModel wraps."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsetrain.nearest import unknown
 from sparsetrain.shrink.graph import Graph, Group, Widths
 
 Cost = Callable[[Graph, Widths | None], float]
@@ -33,7 +34,7 @@ class Limits:
     def least(self, group: Group) -> int:
         return min(group.width, max(self.min_channels, self.round_to))
 
-    def nearest(self, group: Group, width: int) -> int:
+    def nearest(self, group: Group, width: float) -> int:
         rounded = math.floor(width / self.round_to + 0.5) * self.round_to
         return min(group.width, max(self.least(group), rounded))
 
@@ -55,7 +56,22 @@ def kept_channels(
         middle = (low + high) // 2
         low, high = (low, middle) if cost(graph, widths(middle)) <= budget else (middle, high)
     final = _widened(graph, scores, widths(high), limits, lambda w: cost(graph, w) <= budget)
-    return {g.name: _best(scores[g.name], final[g.name]) for g in free}
+    return best(graph, scores, final)
+
+
+def best(graph: Graph, scores: Mapping[str, Tensor], widths: Widths) -> dict[str, Tensor]:
+    """Group name -> the channels of the highest score, `[kept]` int64 ascending."""
+    return {g.name: _best(scores[g.name], widths[g.name]) for g in graph.free}
+
+
+def allowed(graph: Graph, wanted: Mapping[str, float], limits: Limits) -> dict[str, int]:
+    """Every free group's width: the allowed one that is nearest to what is wanted, or all."""
+    known = {g.name: g for g in graph.free}
+    for name in wanted:
+        if name not in known:
+            raise unknown("group of channels that may go", name, known, listed=False)
+    widths = {name: group.width for name, group in known.items()}
+    return widths | {name: limits.nearest(known[name], width) for name, width in wanted.items()}
 
 
 def narrowest(graph: Graph, limits: Limits) -> dict[str, int]:

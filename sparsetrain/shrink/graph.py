@@ -45,6 +45,16 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class ReLU:
+    """One call of relu, in the order of the forward pass."""
+
+    module: str  # dotted name of the module that stands closest around it
+    dim: int | None  # where channels lie; None: it carries none
+    size: int  # entries along dim
+    places: Mapping[str, Tensor]  # group name -> `[2, n]` int64: entries along dim, their channels
+
+
+@dataclass(frozen=True)
 class Graph:
     """A traced model: its groups of channels and its layers, with the shape of every tensor."""
 
@@ -52,6 +62,7 @@ class Graph:
     layers: tuple[Layer, ...]
     shapes: Mapping[str, tuple[int, ...]]
     trainable: frozenset[str]  # the names in `shapes` that are parameters; the rest are buffers
+    relus: tuple[ReLU, ...] = ()
 
     @property
     def free(self) -> tuple[Group, ...]:

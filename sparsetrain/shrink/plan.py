@@ -120,9 +120,11 @@ def plan(
     flops: float | None = None,
     parameters: float | None = None,
     channels: float | None = None,
+    widths: Mapping[str, float] | None = None,
     round_to: int | None = None,
     min_channels: int = 1,
     protect: Collection[str] = (),
+    graph: Graph | None = None,
 ) -> Plan:
     """Choose which channels of `model` go so that at most a given share of its cost stays.
 
@@ -130,24 +132,32 @@ def plan(
         model: any module that `torch.export` can trace; left as it was.
         sample: one input of the model, or a tuple or dict of them.
         score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
-        flops, parameters, channels: the share to keep, in (0, 1]; exactly one of them.
+        flops, parameters, channels: the share to keep, in (0, 1]; exactly one of them, or
+        widths: channels to keep, by group, rounded to the nearest width that is allowed; groups
+            that are not named keep all.
         round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
             with AVX-512, else 8. Below 8, beware of channels_last: `config.check_layout`.
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
+        graph: what `trace(model, sample)` returns, where it is at hand.
 
     Raises:
         ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
-            name in `protect`, or a budget that would empty a layer.
+            name in `protect` or `widths`, or a budget that would empty a layer.
     """
-    what, share = _budget(flops=flops, parameters=parameters, channels=channels)
-    graph = _protected(trace(model, sample), model, protect)
+    shares = {"flops": flops, "parameters": parameters, "channels": channels, "widths": widths}
+    what, share = budget_of("plan", shares)
+    graph = protected(trace(model, sample) if graph is None else graph, model, protect)
     if not graph.free:
         raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
     unit = default_round_to(model) if round_to is None else round_to
     if unit < 1 or min_channels < 1:
         raise ValueError(f"plan: need round_to, min_channels >= 1, got {unit}, {min_channels}")
     limits = budgets.Limits(unit, min_channels)
+    if widths is not None:
+        allowed = budgets.allowed(graph, widths, limits)
+        scores = _checked(score(model, graph), graph)
+        return Plan(model, sample, graph, scores, budgets.best(graph, scores, allowed))
     cost, whole = budgets.COSTS[what], budgets.COSTS[what](graph, {})
     least = cost(graph, budgets.narrowest(graph, limits)) / whole
     if least > share:
@@ -157,7 +167,8 @@ def plan(
             f" {max(unit, min_channels)} channels in each, {least:.3f} remain{hint}"
         )
     scores = _checked(score(model, graph), graph)
-    kept = budgets.kept_channels(graph, scores, cost, share * whole, limits)
+    at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
+    kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
     return Plan(model, sample, graph, scores, kept)
 
 
@@ -168,17 +179,19 @@ def default_round_to(model: nn.Module) -> int:
     return 16 if on_cpu and "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
 
 
-def _budget(**shares: float | None) -> tuple[str, float]:
+def budget_of(who: str, shares: Mapping[str, Any]) -> tuple[str, Any]:
+    """The one budget that is given, checked."""
     given = {name: share for name, share in shares.items() if share is not None}
     if len(given) != 1:
-        raise ValueError(f"plan: need one of {', '.join(shares)}, got {list(given) or 'none'}")
+        raise ValueError(f"{who}: need one of {', '.join(shares)}, got {list(given) or 'none'}")
     [(what, share)] = given.items()
-    if not 0 < share <= 1:
-        raise ValueError(f"plan: {what} is the share to keep, in (0, 1], got {share}")
+    if not isinstance(share, Mapping) and not 0 < share <= 1:
+        raise ValueError(f"{who}: {what} is the share to keep, in (0, 1], got {share}")
     return what, share
 
 
-def _protected(graph: Graph, model: nn.Module, protect: Collection[str]) -> Graph:
+def protected(graph: Graph, model: nn.Module, protect: Collection[str]) -> Graph:
+    """The same graph, with the groups fixed that the named modules produce."""
     modules = dict(model.named_modules())
     for name in protect:
         if name not in modules:

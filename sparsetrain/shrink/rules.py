@@ -62,10 +62,15 @@ def _arg(node: Node, position: int, default: Any = None) -> Any:
 def _where(node: Node) -> str:
     """The operation and the module it stands in, for reasons that a user reads."""
     packet = getattr(node.target, "overloadpacket", node.target)
+    place = _module(node)
+    return f"{packet}" + (f" in {place}" if place else "")
+
+
+def _module(node: Node) -> str:
+    """The name of the module that stands closest around the operation."""
     stack = node.meta.get("nn_module_stack")
     module = list(stack.values())[-1][0] if stack else ""
-    place = module.removeprefix("L['self'].").removeprefix("L['self']")
-    return f"{packet}" + (f" in {place}" if place else "")
+    return module.removeprefix("L['self'].").removeprefix("L['self']")
 
 
 def _untracked(node: Node) -> Dims:
@@ -84,6 +89,15 @@ def _unknown(tracer: Tracer, node: Node) -> Dims:
 def _same(tracer: Tracer, node: Node) -> Dims:
     """One tensor in, the same entries out."""
     return tracer.values[node.all_input_nodes[0]]
+
+
+def _relu(tracer: Tracer, node: Node) -> Dims:
+    """As `_same`; remembered, because activations are counted there."""
+    dims = _same(tracer, node)
+    dim = next((d for d, labels in enumerate(dims) if labels is not None), None)
+    labels = None if dim is None else dims[dim]
+    tracer.relus.append((_module(node), dim, labels))
+    return dims
 
 
 def _elementwise(tracer: Tracer, node: Node) -> Dims:
@@ -245,7 +259,7 @@ def _cat(tracer: Tracer, node: Node) -> Dims:
 
 ELEMENTWISE = "add sub mul div maximum minimum where"
 ACTIVATIONS = (
-    "relu relu6 leaky_relu elu selu gelu silu mish sigmoid tanh softplus hardtanh hardswish "
+    "relu6 leaky_relu elu selu gelu silu mish sigmoid tanh softplus hardtanh hardswish "
     "hardsigmoid clamp abs neg exp sqrt pow dropout feature_dropout dropout2d detach clone "
     "contiguous to _to_copy alias"
 )
@@ -261,6 +275,7 @@ def _packets(names: str) -> list[Any]:
 RULES: dict[Any, Callable[[Tracer, Node], Dims]] = {
     **dict.fromkeys(_packets(ELEMENTWISE), _elementwise),
     **dict.fromkeys(_packets(ACTIVATIONS), _same),
+    **dict.fromkeys(_packets("relu"), _relu),
     **dict.fromkeys(_packets(RESHAPES), _reshape),
     **{getattr(aten, f"conv{n}d"): _convolution(n) for n in (1, 2, 3)},
     **{

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.shrink.graph import Graph, Group, Layer, Member, named_tensor
+from sparsetrain.shrink.graph import Graph, Group, Layer, Member, ReLU, named_tensor
 
 Labels = np.ndarray | None  # of the entries along one dimension; None: it holds no channels
 Dims = list[Labels]
@@ -32,6 +32,7 @@ class Tracer:
         self.names: dict[Any, str] = {}  # fx node of a parameter or buffer -> its name
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
         self.layers: list[Layer] = []
+        self.relus: list[tuple[str, int | None, Labels]] = []  # a ReLU, labels for its places
 
     def fresh(self, size: int) -> np.ndarray:
         start = len(self.parent)
@@ -89,7 +90,12 @@ def trace(model: nn.Module, sample: Any) -> Graph:
         follow(tracer, node, tensors)
     shapes = {name: tuple(t.shape) for name, t in tensors.values()}
     trainable = frozenset(n for n, t in tensors.values() if isinstance(t, nn.Parameter))
-    return Graph(_groups(tracer), tuple(tracer.layers), shapes, trainable)
+    groups, owners = _groups(tracer)
+    relus = tuple(
+        ReLU(module, dim, 0 if labels is None else len(labels), _owned(tracer, owners, labels))
+        for module, dim, labels in tracer.relus
+    )
+    return Graph(groups, tuple(tracer.layers), shapes, trainable, relus)
 
 
 def arguments(sample: Any) -> tuple[tuple, dict]:
@@ -124,13 +130,17 @@ def _batch_size(sample: Any) -> int:
     return 1 if first is None or first.dim() == 0 else max(first.shape[0], 1)
 
 
-def _groups(tracer: Tracer) -> tuple[Group, ...]:
+Owners = dict[int, tuple[str, int]]  # root label -> group name, channel
+
+
+def _groups(tracer: Tracer) -> tuple[tuple[Group, ...], Owners]:
     places = _places(tracer)
     by_signature: dict[tuple, list[int]] = defaultdict(list)
     for root, where in places.items():
         signature = tuple((key, len(entries)) for key, entries in where.items())
         by_signature[(signature, tracer.reasons.get(root))].append(root)
     groups: list[Group] = []
+    owners: Owners = {}
     for (signature, fixed), roots in by_signature.items():
         members = tuple(
             Member(
@@ -142,7 +152,17 @@ def _groups(tracer: Tracer) -> tuple[Group, ...]:
             for (tensor, dim), _ in signature
         )
         groups.append(_named(members, fixed, len(roots), groups))
-    return tuple(groups)
+        owners |= {root: (groups[-1].name, j) for j, root in enumerate(roots)}
+    return tuple(groups), owners
+
+
+def _owned(tracer: Tracer, owners: Owners, labels: Labels) -> dict[str, Tensor]:
+    """Group name -> `[2, n]`: entries with these labels, and the channels that they belong to."""
+    pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for entry, label in enumerate([] if labels is None else labels.tolist()):
+        if owner := owners.get(tracer.find(label)):
+            pairs[owner[0]].append((entry, owner[1]))
+    return {name: torch.tensor(found).T for name, found in pairs.items()}
 
 
 def _places(tracer: Tracer) -> dict[int, dict[tuple[str, int], list[int]]]:

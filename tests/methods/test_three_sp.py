@@ -47,8 +47,20 @@ def test_fresh_draws_new_weights_of_that_size():
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"saliency": "weights", "training": False}, {"saliency": "absolute", "per_flop": "own"}],
+)
+def test_every_variant_shrinks_to_the_asked_share(options):
+    model, _, whole = started(flops=0.4, **options)
+    assert 0.35 < trace(model, X).flops() / whole <= 0.4
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
-    [({"flops": 0.0}, r"in \(0, 1\], got 0.0"), ({"reinit": "other"}, "keep, rescale or fresh")],
+    [
+        ({"flops": 0.0}, r"in \(0, 1\], got 0.0"),
+        ({"reinit": "other"}, "reinit is one of keep, rescale, fresh"),
+    ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -155,3 +155,22 @@ def test_tracing_changes_nothing():
 def test_keyword_inputs():
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     assert widths(trace(net, {"input": torch.randn(4, 2)})) == {"0": 3}
+
+
+def test_relus_know_whose_channels_they_pass():
+    """By hand: one module called twice, behind a flatten, and a concatenation."""
+
+    def forward(net, x):
+        a = net.relu(net.a(x))
+        joined = torch.cat([a, net.b(a)], 1)
+        return net.out(net.relu(joined).flatten(1))
+
+    layers = {"a": nn.Conv2d(3, 2, 8), "b": nn.Conv2d(2, 3, 1), "relu": nn.ReLU()}
+    net = Net(forward, **layers, out=nn.Linear(5, 2))
+    first, second = trace(net, IMAGE).relus
+    assert (first.module, first.dim, first.size) == ("relu", 1, 2)
+    assert {n: p.tolist() for n, p in first.places.items()} == {"a": [[0, 1], [0, 1]]}
+    assert {n: p.tolist() for n, p in second.places.items()} == {
+        "a": [[0, 1], [0, 1]],
+        "b": [[2, 3, 4], [0, 1, 2]],
+    }

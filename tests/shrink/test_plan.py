@@ -91,7 +91,7 @@ def test_the_table_says_what_goes_and_what_stays():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "need one of flops, parameters, channels, got none"),
+        ({}, "need one of flops, parameters, channels, widths, got none"),
         ({"flops": 0.5, "channels": 0.5}, r"got \['flops', 'channels'\]"),
         ({"flops": 0.0}, r"flops is the share to keep, in \(0, 1\], got 0.0"),
         ({"flops": 1.5}, "got 1.5"),
@@ -127,3 +127,20 @@ def test_every_model_shrinks_provably(name, image_size):
     removal.apply()
     assert 0.3 < removal.share("flops") <= 0.4
     assert model(sample).shape == (2, 7)
+
+
+def test_given_widths_are_kept_by_score_and_rounded():
+    scores = {"0": torch.arange(32.0), "3": torch.arange(64.0)}
+    removal = plan(small_net(), SAMPLE, lambda m, g: scores, widths={"0": 10.4}, round_to=1)
+    assert removal.kept["0"].tolist() == list(range(22, 32))
+    assert removal.widths["3"] == 64
+    for wanted, width in ((10.4, 8), (12, 16), (2, 8), (99, 32)):
+        rounded = plan(small_net(), SAMPLE, lambda m, g: scores, widths={"0": wanted}, round_to=8)
+        assert rounded.widths["0"] == width
+
+
+def test_widths_of_an_unknown_group():
+    with pytest.raises(ValueError, match="no group of channels that may go is called '33'"):
+        plan(small_net(), SAMPLE, by_size, widths={"33": 4})
+    with pytest.raises(ValueError, match=r"got \['flops', 'widths'\]"):
+        plan(small_net(), SAMPLE, by_size, widths={"0": 4}, flops=0.5)
