@@ -1,6 +1,8 @@
 """Pruning methods for a training loop; sparsetrain/methods/method.py shows the loop."""
 
 from sparsetrain.methods.drive import DRIVE as DRIVE
+from sparsetrain.methods.fggp import FGGP as FGGP
+from sparsetrain.methods.gradual import GMP as GMP
 from sparsetrain.methods.masking import Masking as Masking
 from sparsetrain.methods.method import Method as Method
 from sparsetrain.methods.three_sp import ThreeSP as ThreeSP
