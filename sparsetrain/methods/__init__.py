@@ -1,6 +1,9 @@
 """Pruning methods for a training loop; sparsetrain/methods/method.py shows the loop."""
 
 from sparsetrain.methods.drive import DRIVE as DRIVE
+from sparsetrain.methods.dynamic import SET as SET
+from sparsetrain.methods.dynamic import GraNet as GraNet
+from sparsetrain.methods.dynamic import RigL as RigL
 from sparsetrain.methods.fggp import FGGP as FGGP
 from sparsetrain.methods.gradual import GMP as GMP
 from sparsetrain.methods.masking import Masking as Masking

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain import checkpoint, optim
-from sparsetrain.methods import FGGP, GMP
+from sparsetrain.methods import FGGP, GMP, SET, GraNet, RigL
 from sparsetrain.patterns import Block, Vector
 
 STEPS = 12
@@ -21,6 +21,11 @@ METHODS = {
     "gmp blocks": lambda: GMP(0.75, STEPS, 2, pattern=Block(2, 2), floor=0.1),
     "fggp": lambda: FGGP(0.75, STEPS, interval=2),
     "fggp from half": lambda: FGGP(0.75, STEPS, 2, initial_sparsity=0.5, then="random"),
+    "set": lambda: SET(0.75, STEPS, interval=2),
+    "rigl": lambda: RigL(0.75, STEPS, interval=2),
+    "rigl blocks": lambda: RigL(0.75, STEPS, 2, pattern=Block(4, 1), allocation="uniform"),
+    "granet": lambda: GraNet(0.75, STEPS, interval=2),
+    "granet dense": lambda: GraNet(0.75, STEPS, 2, initial_sparsity=0.0, skip_step=True),
 }
 OPTIMIZERS = {"torch": torch.optim.SGD, "ours": optim.SGD}
 each_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
