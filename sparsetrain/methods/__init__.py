@@ -5,7 +5,10 @@ from sparsetrain.methods.dynamic import SET as SET
 from sparsetrain.methods.dynamic import GraNet as GraNet
 from sparsetrain.methods.dynamic import RigL as RigL
 from sparsetrain.methods.fggp import FGGP as FGGP
+from sparsetrain.methods.gradual import ACDC as ACDC
 from sparsetrain.methods.gradual import GMP as GMP
 from sparsetrain.methods.masking import Masking as Masking
 from sparsetrain.methods.method import Method as Method
+from sparsetrain.methods.straight_through import SRSTE as SRSTE
+from sparsetrain.methods.straight_through import STR as STR
 from sparsetrain.methods.three_sp import ThreeSP as ThreeSP

@@ -134,7 +134,7 @@ class Masking(Method):
         s = self._state
         if not isinstance(s.optimizer, Masked):
             apply_(s.masks, s.model, s.optimizer)
-        s.marks = {n: _mark(p) for n, p in s.parameters.items() if n in s.masks}
+        s.marks = {n: mark_of(p) for n, p in s.parameters.items() if n in s.masks}
 
     def state_dict(self) -> dict[str, Any]:
         s = self._state
@@ -257,13 +257,13 @@ class Masking(Method):
             apply_(s.masks, s.model, s.optimizer)
         if s.ema is not None:
             apply_(s.masks, s.ema, None)
-        s.marks = {n: _mark(p) for n, p in s.parameters.items()}
+        s.marks = {n: mark_of(p) for n, p in s.parameters.items()}
 
     def _check_untouched(self, marks: Mapping[str, tuple[int, int]]) -> None:
         """Pruned weights are zero still, where a weight is not known to be unchanged."""
         for name, mask in self._state.masks.items():
             parameter = self._state.parameters[name]
-            if marks.get(name) == _mark(parameter):
+            if marks.get(name) == mark_of(parameter):
                 continue
             revived = int(parameter.detach().masked_fill(mask, 0).count_nonzero())
             if revived:
@@ -289,5 +289,6 @@ class Masking(Method):
         return ValueError(f"{type(self).__name__}: {why}")
 
 
-def _mark(parameter: Tensor) -> tuple[int, int]:
+def mark_of(parameter: Tensor) -> tuple[int, int]:
+    """Address and version: equal as long as nothing has written to it."""
     return parameter.data_ptr(), parameter._version

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain.methods import GMP
+from sparsetrain.methods import ACDC, GMP
 
 
 def run(method, weights, steps):
@@ -54,3 +54,43 @@ def test_every_schedule_ends_at_the_sparsity(schedule):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         GMP(**{"sparsity": 0.9, "total_steps": 100, "interval": 10, **options})
+
+
+def test_acdc_alternates_as_on_imagenet():
+    method = ACDC(0.8, 100)
+    assert method.switches == [*range(10, 80, 5), 85]
+    weights = torch.randperm(1000).view(50, 20) + 1.0
+    pruned, mask = run(method, weights, 100)
+    phases = [0] * 10 + ([800] * 5 + [0] * 5) * 7 + [0] * 5 + [800] * 15
+    assert pruned[1:] == phases
+    assert (~mask).sum() == 800
+
+
+def test_acdc_restarts_pruned_weights_at_zero():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 10, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    method = ACDC(0.8, 100)
+    method.start(model, optimizer)
+    masks = []
+    for step in range(1, 26):
+        optimizer.zero_grad()
+        model[0].weight.grad = torch.randn(10, 10)
+        before = method.masks["0.weight"]
+        method.after_backward()
+        if method.pruned_at(step - 1) and not method.pruned_at(step):
+            assert (model[0].weight[~before] == 0).all()
+            assert (optimizer.state[model[0].weight]["momentum_buffer"][~before] == 0).all()
+        optimizer.step()
+        method.after_step()
+        masks.append(method.masks["0.weight"])
+        assert torch.equal(model[0].weight != 0, masks[-1])
+    assert masks[15].all()
+    assert (masks[20] & ~masks[10]).any()  # what was pruned may return
+
+
+def test_acdc_phases_must_fit():
+    with pytest.raises(ValueError, match=r"within total_steps=10; their steps are \(1, 0, 0, 1, 2"):
+        ACDC(0.9, 10)
+    with pytest.raises(ValueError, match="warmup, last_dense and finetune within total_steps=100"):
+        ACDC(0.9, 100, warmup=0.8)
