@@ -7,8 +7,10 @@ from sparsetrain.methods.dynamic import RigL as RigL
 from sparsetrain.methods.fggp import FGGP as FGGP
 from sparsetrain.methods.gradual import ACDC as ACDC
 from sparsetrain.methods.gradual import GMP as GMP
+from sparsetrain.methods.gse import GSE as GSE
 from sparsetrain.methods.masking import Masking as Masking
 from sparsetrain.methods.method import Method as Method
+from sparsetrain.methods.srigl import SRigL as SRigL
 from sparsetrain.methods.straight_through import SRSTE as SRSTE
 from sparsetrain.methods.straight_through import STR as STR
 from sparsetrain.methods.three_sp import ThreeSP as ThreeSP

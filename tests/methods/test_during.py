@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain import checkpoint, optim
-from sparsetrain.methods import ACDC, FGGP, GMP, SET, SRSTE, STR, GraNet, RigL
+from sparsetrain.methods import ACDC, FGGP, GMP, GSE, SET, SRSTE, STR, GraNet, RigL, SRigL
 from sparsetrain.patterns import NM, Block, Vector
 
 STEPS = 12
@@ -26,6 +26,9 @@ METHODS = {
     "rigl blocks": lambda: RigL(0.75, STEPS, 2, pattern=Block(4, 1), allocation="uniform"),
     "granet": lambda: GraNet(0.75, STEPS, interval=2),
     "granet dense": lambda: GraNet(0.75, STEPS, 2, initial_sparsity=0.0, skip_step=True),
+    "srigl": lambda: SRigL(0.75, STEPS, interval=2),
+    "gse": lambda: GSE(0.75, STEPS, interval=2),
+    "gse by layer": lambda: GSE(0.75, STEPS, 2, scope="layer", pattern=Vector(4), subset=0.5),
     "acdc": lambda: ACDC(0.75, STEPS, 0.1, 0.17, 0.17, 0.1),
     "str": lambda: STR(0.75, STEPS, initial=-3.0),
     "sr-ste": lambda: SRSTE(0.75, pattern=NM(1, 4)),
@@ -113,6 +116,11 @@ def test_the_count_is_exact_and_the_rest_is_zero(make, library):
     for _ in range(STEPS):
         step(method, model, optimizer)
         check_zeros(method, model, optimizer)
+    if isinstance(method, SRigL):
+        fan_ins = [m.sum(1)[m.any(1)] for m in method.masks.values()]
+        assert all((f == f[0]).all() for f in fan_ins)
+        assert 0.2 * TOTAL < live(method) <= 0.25 * TOTAL
+        return
     assert live(method) == round((1 - method.sparsity) * TOTAL)
 
 
