@@ -166,7 +166,7 @@ class RigL(SET):
 
 
 @dataclass(frozen=True)
-class GraNet(SET):
+class GraNet(RigL):
     r"""Gradual magnitude pruning, with neuroregeneration by RigL's rule after each update.
 
         prune globally by |w| to the density d(u) = d_f + (d_i - d_f) * (1 - u / U)^3
@@ -189,23 +189,16 @@ class GraNet(SET):
     interval: int = 1000
     fraction: float = 0.5
     end: float = 1.0
-    anneal: Literal["constant", "cosine"] = "cosine"
-    grow: Literal["random", "gradient"] = "gradient"
     least: float = 0.005
     noise: float = 0.0
+    skip_step: bool = False
     initial_sparsity: float = 0.5
     prune_end: float = 0.5
     exact_end: bool = True
 
-    NEEDS_GRADIENTS = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.initial_sparsity <= self.sparsity:
-            raise self._wrong(
-                f"initial_sparsity must be in [0, sparsity={self.sparsity}], got"
-                f" {self.initial_sparsity}"
-            )
+        self._check_start(self.initial_sparsity)
         self._every(self.interval, self.prune_end, self.total_steps)
 
     def _begin(self) -> None:

@@ -105,11 +105,7 @@ class FGGP(Masking):
             raise self._wrong(
                 f"need select_ratio and end in (0, 1], got {self.select_ratio}, {self.end}"
             )
-        if not 0 <= self.initial_sparsity <= self.sparsity:
-            raise self._wrong(
-                f"initial_sparsity must be in [0, sparsity={self.sparsity}], got"
-                f" {self.initial_sparsity}"
-            )
+        self._check_start(self.initial_sparsity)
         _ = self.updates  # raises where no update fits
 
     @property

@@ -13,14 +13,14 @@ from torch import Tensor
 from sparsetrain.chance import random_stream
 from sparsetrain.groups import expanded, live_groups
 from sparsetrain.masks import Masks
-from sparsetrain.methods.dynamic import SET
+from sparsetrain.methods.dynamic import RigL
 from sparsetrain.select import best
 
 FULL = 0.5  # a layer that is no sparser has its whole gradient looked at
 
 
 @dataclass(frozen=True)
-class GSE(SET):
+class GSE(RigL):
     r"""Grow the largest gradients of a random subset, then drop the smallest of what was there.
 
         subset = floor(subset * live) positions of each layer, drawn with replacement
@@ -42,13 +42,10 @@ class GSE(SET):
     interval: int = 1000
     fraction: float = 0.2
     end: float = 0.6
-    anneal: Literal["constant", "cosine"] = "cosine"
-    grow: Literal["random", "gradient"] = "gradient"
     noise: float = 0.0
+    skip_step: bool = False
     subset: float = 1.0
     scope: Literal["global", "layer"] = "global"
-
-    NEEDS_GRADIENTS = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

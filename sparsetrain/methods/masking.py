@@ -280,6 +280,12 @@ class Masking(Method):
         grads = (p.grad for p in s.model.parameters() if p.grad is not None)
         return not all(bool(g.isfinite().all()) for g in grads)
 
+    def _check_start(self, initial: float) -> None:
+        if not 0 <= initial <= self.sparsity:
+            raise self._wrong(
+                f"initial_sparsity must be in [0, sparsity={self.sparsity}], got {initial}"
+            )
+
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         if getattr(self, name) not in allowed:
             got = repr(getattr(self, name))
