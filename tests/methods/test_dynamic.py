@@ -188,3 +188,47 @@ def test_rigl_leaves_gradscaler_in_order():
 def test_bad_options(kind, options, message):
     with pytest.raises(ValueError, match=message):
         kind(**{"sparsity": 0.9, "total_steps": 100, "interval": 10, **options})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.1, 0.9),
+        lambda p: optim.SGD(p, 0.1, 0.9, masked_state="keep"),
+        lambda p: torch.optim.AdamW(p, 0.1),
+        lambda p: optim.AdamW(p, 0.1),
+    ],
+    ids=["SGD", "ours, kept state", "AdamW", "our AdamW"],
+)
+@pytest.mark.parametrize("kind", [SET, RigL])
+def test_grown_weights_start_at_zero_with_clean_state(make, kind):
+    model = layers()
+    optimizer = make(model.parameters())
+    method = kind(0.5, 20, interval=3)
+    method.start(model, optimizer)
+    fresh = 0
+    for at in range(1, 16):
+        gradients(model, at)
+        before = dict(method.masks)
+        method.after_backward()
+        optimizer.step()
+        method.after_step()
+        for name, mask in method.masks.items():
+            parameter, new = model.get_parameter(name), mask & ~before[name]
+            fresh += int(new.sum())
+            state = optimizer.state[parameter]
+            like = [t for t in state.values() if torch.is_tensor(t) and t.shape == mask.shape]
+            assert like
+            assert all((t[new] == 0).all() for t in (parameter, *like))
+    assert fresh > 50
+
+
+def test_frozen_layers_are_found_before_training_or_left_out():
+    model = layers()
+    model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD([model[1].weight], 0.1)
+    with pytest.raises(ValueError, match="0.weight has no gradient; exclude it or unfreeze it"):
+        RigL(0.5, 20, 3).start(model, optimizer)
+    method = RigL(0.5, 20, 3, exclude=["0"])
+    method.start(model, optimizer)
+    assert list(method.masks) == ["1.weight"]
