@@ -24,6 +24,7 @@ from sparsetrain.masks import Masks
 from sparsetrain.methods import draws
 from sparsetrain.methods.masking import Masking
 from sparsetrain.optim import clear_
+from sparsetrain.patterns import Unstructured
 from sparsetrain.schedules import Steps, cosine, cubic
 from sparsetrain.select import best
 
@@ -50,6 +51,8 @@ class SET(Masking):
             25,000 of 32,000 steps).
         anneal: "constant", as in RigL's code for SET, or "cosine".
         grow: "random" or by the "gradient", which is dense.
+        drop: by "magnitude"; or "signed", the share f_t of the positive and of the negative weights
+            nearest to 0 each, as SET's paper has it (our reading; for Unstructured).
         least: what "cosine" falls to.
         noise: standard deviation of what breaks ties between magnitudes by chance.
         skip_step: the update of the masks replaces the optimizer's: all gradients are set to None,
@@ -66,6 +69,7 @@ class SET(Masking):
     end: float = 0.75
     anneal: Literal["constant", "cosine"] = "constant"
     grow: Literal["random", "gradient"] = "random"
+    drop: Literal["magnitude", "signed"] = "magnitude"
     least: float = 0.0
     noise: float = 1e-5
     skip_step: bool = False
@@ -81,6 +85,9 @@ class SET(Masking):
                 "need 0 <= least <= fraction < 1 and end in (0, 1], got"
                 f" {self.least}, {self.fraction}, {self.end}"
             )
+        self._one_of("drop", ("magnitude", "signed"))
+        if self.drop == "signed" and not isinstance(self.pattern, Unstructured):
+            raise self._wrong(f"drop='signed' is for Unstructured, got {self.pattern}")
         if self.noise < 0:
             raise self._wrong(f"noise must not be negative, got {self.noise}")
         _ = self.updates  # raises where no update fits
@@ -114,11 +121,26 @@ class SET(Masking):
 
     def _moved(self, masks: Masks, step: int) -> Masks:
         """Masks of the same counts, in each layer some dropped and as many grown."""
-        live = self._live(masks)
-        moved = {n: self._count(count, step) for n, count in live.items()}
-        kept = self._top(self._magnitudes(step), {n: live[n] - moved[n] for n in live}, masks)
+        kept = self._kept(masks, step)
+        left = self._live(kept)
+        moved = {n: count - left[n] for n, count in self._live(masks).items()}
         grown = self._top(self._growth(step), moved, {n: ~m for n, m in kept.items()})
         return {n: kept[n] | grown[n] for n in masks}
+
+    def _kept(self, masks: Masks, step: int) -> Masks:
+        """What an update does not drop."""
+        magnitudes = self._magnitudes(step)
+        if self.drop == "magnitude":
+            return self._largest(magnitudes, masks, step)
+        negative = {n: p.detach() < 0 for n, p in self._state.parameters.items()}
+        below = self._largest(magnitudes, {n: m & negative[n] for n, m in masks.items()}, step)
+        above = self._largest(magnitudes, {n: m & ~negative[n] for n, m in masks.items()}, step)
+        return {n: below[n] | above[n] for n in masks}
+
+    def _largest(self, magnitudes: Mapping[str, Tensor], within: Masks, step: int) -> Masks:
+        """All but the share f_t of each layer's."""
+        live = self._live(within)
+        return self._top(magnitudes, {n: k - self._count(k, step) for n, k in live.items()}, within)
 
     def _count(self, live: int, step: int) -> int:
         return int(live * self._rate(step))

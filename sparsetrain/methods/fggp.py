@@ -201,6 +201,8 @@ class FGGP(Masking):
     def _reserved(self, masks: Masks) -> Masks:
         """What the layers' floors keep: the largest weights."""
         floors = {n: self._state.amounts.floors[n] for n in masks}
+        if not any(floors.values()):
+            return {n: torch.zeros_like(m) for n, m in masks.items()}
         weights = {n: self._state.parameters[n].detach() for n in masks}
         return best(weights, k=floors, pattern=self.pattern, within=masks)
 

@@ -83,6 +83,23 @@ def test_set_grows_by_chance_beside_the_optimizers_step():
     assert int(method.masks["0.weight"].sum()) == 6
 
 
+def test_signed_dropping_by_hand():
+    # Of 4 positive weights floor(4 * 0.5) = 2 go, the smallest; of 2 negative ones -3, not -5.
+    signs = torch.tensor([[-1.0, 1, 1, 1], [1, -1, 1, 1], [1, 1, 1, 1]])
+    model, optimizer = one_layer(momentum=0.0)
+    method = SET(0.5, 4, interval=2, fraction=0.5, drop="signed", grow="gradient", skip_step=True)
+    start_at(method, model, optimizer, MASK)
+    with torch.no_grad():
+        model[0].weight.mul_(signs)
+    grad = torch.zeros(3, 4)
+    for _ in range(2):
+        step(method, model, optimizer, grad)
+        grad[0, 2:] = grad[2, 0] = 1.0
+    left = torch.tensor([[-5.0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 6]])
+    assert torch.equal(model[0].weight, left)
+    assert torch.equal(method.masks["0.weight"], (left != 0) | (grad == 1))
+
+
 def test_random_growth_is_even_and_depends_on_the_seed():
     weight = torch.randn(10, 10)
     grown = torch.zeros(10, 10)
@@ -155,8 +172,9 @@ def test_granet_starts_dense_too():
     assert counts[-1] == 180
 
 
-def test_rigl_leaves_gradscaler_in_order():
-    model, optimizer = one_layer()
+@pytest.mark.parametrize("library", [torch.optim, optim])
+def test_rigl_leaves_gradscaler_in_order(library):
+    model, optimizer = one_layer(library=library)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     method = RigL(0.5, 8, interval=1, fraction=0.5, end=1.0)
     method.start(model, optimizer, scaler=scaler)
@@ -179,6 +197,7 @@ def test_rigl_leaves_gradscaler_in_order():
     [
         (SET, {"fraction": 1.0}, "need 0 <= least <= fraction < 1 and end .*, got 0.0, 1.0, 0.75"),
         (SET, {"grow": "gradients"}, "grow is one of random, gradient, got 'gradients'"),
+        (SET, {"drop": "signed", "pattern": Vector(2)}, "is for Unstructured, got Vector"),
         (RigL, {"noise": -1.0}, "noise must not be negative, got -1.0"),
         (RigL, {"interval": 80}, "first update is at step 80, after the schedule's end at step 75"),
         (GraNet, {"interval": 60}, "the schedule's end at step 50: 0.5 of total_steps=100"),
