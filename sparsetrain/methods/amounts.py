@@ -87,6 +87,11 @@ class Amounts:
                         f"{self.who}: {name} has {shape[1]} inputs, not a multiple of"
                         f" m={self.pattern.m}; exclude it"
                     )
+                if self.pattern.transposable and shape[0] % self.pattern.m:
+                    raise ValueError(
+                        f"{self.who}: {name} has {shape[0]} outputs, not a multiple of"
+                        f" m={self.pattern.m}, as a transposable pattern needs; exclude it"
+                    )
         self.kept(sparsity)
 
     def _unreachable(self, sparsity: float, why: str) -> ValueError:

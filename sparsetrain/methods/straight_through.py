@@ -181,9 +181,7 @@ class STR(StraightThrough):
     def _act(self, step: int) -> None:
         if not self._state.memory["dense"]:
             return
-        left = sum(int(mask.sum()) for mask in self.masks.values())
-        reached = left <= (1 - self.sparsity) * sum(m.numel() for m in self.masks.values())
-        if reached or step >= int(self.end * self.total_steps):
+        if self._reached() or step >= int(self.end * self.total_steps):
             self._check_unchanged()
             self._settle()
         else:
@@ -200,6 +198,12 @@ class STR(StraightThrough):
             super().load_state_dict(state)
         else:
             Masking.load_state_dict(self, state)
+
+    def _reached(self) -> bool:
+        amounts = self._state.amounts
+        share = amounts.kept_in_all(self.sparsity) / sum(amounts.groups.values())
+        left = sum(int(mask.sum()) for mask in self.masks.values())
+        return left <= share * sum(mask.numel() for mask in self.masks.values())
 
     def _settle(self) -> None:
         """Train v from now on, under a mask that stays."""

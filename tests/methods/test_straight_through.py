@@ -154,5 +154,9 @@ def test_bad_options():
     model = nn.Sequential(nn.Linear(6, 4))
     with pytest.raises(ValueError, match="0.weight has 6 inputs, not a multiple of m=4; exclude"):
         SRSTE().start(model, torch.optim.SGD(model.parameters(), 0.1))
+    model = nn.Sequential(nn.Linear(8, 6))
+    method = SRSTE(pattern=NM(2, 4, transposable=True))
+    with pytest.raises(ValueError, match="0.weight has 6 outputs, not a multiple of m=4, as a"):
+        method.start(model, torch.optim.SGD(model.parameters(), 0.1))
     with pytest.raises(ValueError, match="STR: 0.weight is not one of the optimizer's"):
         STR(0.5, 10).start(model, torch.optim.SGD([model[0].bias], 0.1))
