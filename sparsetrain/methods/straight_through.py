@@ -70,6 +70,11 @@ class StraightThrough(Masking):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         s = self._state
         s.step, s.lost, s.memory = state["step"], state["lost"], dict(state["memory"])
+        # Files hold tensors row by row; sums in another order would round otherwise.
+        dense = s.memory["dense"]
+        s.memory["dense"] = {
+            n: torch.empty_like(p).copy_(dense[n]) for n, p in s.parameters.items()
+        }
         self._show()
 
     @torch.no_grad()

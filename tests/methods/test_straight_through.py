@@ -131,6 +131,19 @@ def test_str_ends_at_the_exact_sparsity(initial):
         assert (model.get_parameter(name)[~mask] == 0).all()
 
 
+def test_resuming_keeps_the_order_of_memory():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    first, second = STR(0.5, 10), STR(0.5, 10)
+    first.start(model, optimizer)
+    state = first.state_dict()
+    row_by_row = {"0.weight": state["memory"]["dense"]["0.weight"].contiguous()}
+    second.resume(model, optimizer, {**state, "memory": {**state["memory"], "dense": row_by_row}})
+    dense = second.state_dict()["memory"]["dense"]["0.weight"]
+    assert dense.stride() == model[0].weight.stride()
+    assert dense.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_weights_written_between_steps_are_found():
     method = SRSTE()
     model = by_method(method, 2)
