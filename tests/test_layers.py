@@ -6,6 +6,7 @@ from pathlib import Path
 import sparsetrain
 
 LAYERS = [  # bottom first
+    {"chance"},
     {
         "ops",
         "patterns",

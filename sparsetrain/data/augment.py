@@ -1,16 +1,8 @@
-"""Random numbers, crops, flips and normalisation of a batch, as tensors."""
-
-from hashlib import blake2b
+"""Crops, flips and normalisation of a batch, as tensors."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def random_stream(*key: int) -> torch.Generator:
-    """Random numbers that depend on key alone, whatever else has drawn any."""
-    digest = blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def crop_and_flip(pixels: Tensor, padding: int, flip: bool, draws: torch.Generator) -> Tensor:

@@ -19,7 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sparsetrain.data.augment import crop_and_flip, normalise, random_stream
+from sparsetrain.chance import random_stream
+from sparsetrain.data.augment import crop_and_flip, normalise
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

@@ -57,16 +57,22 @@ class Amounts:
             return max(round((entries - removed) / entries * sum(self.groups.values())), 1)
         return entries - removed if removed else sum(self.groups.values())
 
-    def kept(self, sparsity: float) -> int | dict[str, int]:
-        """Groups kept of all weights together, or by weight where the allocation says so."""
+    def kept(self, sparsity: float, most: Mapping[str, int] | None = None) -> int | dict[str, int]:
+        """Groups kept of all weights together, or by weight where the allocation says so.
+
+        Args:
+            most: weight -> groups that it has left, where none may come back. Shares rounded to
+                whole groups can grow by one while the sum falls; another layer keeps that one.
+        """
         k = self.kept_in_all(sparsity)
         if isinstance(self.pattern, NM):
             return k
         if self.allocation != "global":
             try:
-                return kept_by_layer(self.shapes, self.groups, k, self.allocation, self.floors)
+                counts = kept_by_layer(self.shapes, self.groups, k, self.allocation, self.floors)
             except ValueError as error:
                 raise self._unreachable(sparsity, str(error)) from error
+            return counts if most is None else _capped(counts, most)
         needed = sum(self.floors.values())
         if needed > k:
             raise self._unreachable(sparsity, f"it keeps {k}, the layers' floors need {needed}")
@@ -81,7 +87,22 @@ class Amounts:
                         f"{self.who}: {name} has {shape[1]} inputs, not a multiple of"
                         f" m={self.pattern.m}; exclude it"
                     )
+                if self.pattern.transposable and shape[0] % self.pattern.m:
+                    raise ValueError(
+                        f"{self.who}: {name} has {shape[0]} outputs, not a multiple of"
+                        f" m={self.pattern.m}, as a transposable pattern needs; exclude it"
+                    )
         self.kept(sparsity)
 
     def _unreachable(self, sparsity: float, why: str) -> ValueError:
         return ValueError(f"{self.who}: sparsity {sparsity:g} cannot be reached: {why}")
+
+
+def _capped(counts: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]:
+    """Counts of the same sum, none above its most; the first layers with room take what is over."""
+    capped = {n: min(count, most[n]) for n, count in counts.items()}
+    over = sum(counts.values()) - sum(capped.values())
+    for name in capped:
+        more = min(most[name] - capped[name], over)
+        capped[name], over = capped[name] + more, over - more
+    return capped

@@ -116,7 +116,7 @@ class DRIVE(Masking):
         if self.allocation == "global":
             kept = self._ranked(names, self._state.amounts.kept(now))
         else:
-            by_layer = self._state.amounts.kept(now)
+            by_layer = self._state.amounts.kept(now, self._live(self.masks))
             assert isinstance(by_layer, dict)
             kept = {}
             for name in names:

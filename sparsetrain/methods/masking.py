@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 
 from sparsetrain import patterns
 from sparsetrain.allocate import ALLOCATIONS
+from sparsetrain.groups import live_groups
 from sparsetrain.masks import COUNTS, Exclude, Masks, apply_, counted, prunable
 from sparsetrain.methods.amounts import Amounts
 from sparsetrain.methods.method import Method, overflowed, plain
 from sparsetrain.optim import Masked
 from sparsetrain.patterns import NM, Pattern
+from sparsetrain.schedules import Steps
 from sparsetrain.select import MAGNITUDE, UNSTRUCTURED, Formula, best
 
 
@@ -132,7 +134,7 @@ class Masking(Method):
         s = self._state
         if not isinstance(s.optimizer, Masked):
             apply_(s.masks, s.model, s.optimizer)
-        s.marks = {n: _mark(p) for n, p in s.parameters.items() if n in s.masks}
+        s.marks = {n: mark_of(p) for n, p in s.parameters.items() if n in s.masks}
 
     def state_dict(self) -> dict[str, Any]:
         s = self._state
@@ -183,6 +185,18 @@ class Masking(Method):
         # The dataclass is frozen for its users; the run's own part hangs beside the fields.
         self.__dict__["state"] = State(model, optimizer, ema, scaler, parameters, masks, amounts)
 
+    def _every(self, interval: int, end: float, total_steps: int, after: int = 0) -> Steps:
+        """Updates at each interval from step `after` on, up to the share `end` of the training."""
+        if interval < 1:
+            raise self._wrong(f"interval must be 1 step or more, got {interval}")
+        last = int(end * total_steps)
+        if last < after + interval:
+            raise self._wrong(
+                f"the first update is at step {after + interval}, after the schedule's end at"
+                f" step {last}: {end:g} of total_steps={total_steps}"
+            )
+        return Steps(after + interval, last - (last - after) % interval, interval)
+
     def _choose(
         self,
         sparsity: float,
@@ -197,12 +211,16 @@ class Masking(Method):
         return best(
             weights if scores is None else scores,
             grads,
-            k=self._state.amounts.kept(sparsity),
+            k=self._state.amounts.kept(sparsity, None if within is None else self._live(within)),
             formula=formula,
             pattern=self.pattern,
             within=within,
             floor=self._state.amounts.floors,
         )
+
+    def _live(self, masks: Masks) -> dict[str, int]:
+        """Groups that are left in each weight."""
+        return {n: int(live_groups(m, self.pattern).sum()) for n, m in masks.items()}
 
     def _gradients(self) -> dict[str, Tensor]:
         """The step's gradients by name."""
@@ -239,13 +257,13 @@ class Masking(Method):
             apply_(s.masks, s.model, s.optimizer)
         if s.ema is not None:
             apply_(s.masks, s.ema, None)
-        s.marks = {n: _mark(p) for n, p in s.parameters.items()}
+        s.marks = {n: mark_of(p) for n, p in s.parameters.items()}
 
     def _check_untouched(self, marks: Mapping[str, tuple[int, int]]) -> None:
         """Pruned weights are zero still, where a weight is not known to be unchanged."""
         for name, mask in self._state.masks.items():
             parameter = self._state.parameters[name]
-            if marks.get(name) == _mark(parameter):
+            if marks.get(name) == mark_of(parameter):
                 continue
             revived = int(parameter.detach().masked_fill(mask, 0).count_nonzero())
             if revived:
@@ -254,6 +272,13 @@ class Masking(Method):
                     f" {revived} pruned weights are not 0"
                 )
 
+    def _check_start(self, initial: float) -> None:
+        if not 0 <= initial <= self.sparsity:
+            raise self._wrong(
+                f"initial_sparsity must be in [0, sparsity={self.sparsity}], got {initial}"
+            )
 
-def _mark(parameter: Tensor) -> tuple[int, int]:
+
+def mark_of(parameter: Tensor) -> tuple[int, int]:
+    """Address and version: equal as long as nothing has written to it."""
     return parameter.data_ptr(), parameter._version

@@ -1,0 +1,29 @@
+"""Random scores for methods that choose at random: a function of the key alone, so that a resumed
+run draws what the whole run would, with nothing to save.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sparsetrain.chance import random_stream
+from sparsetrain.groups import expanded, group_scores
+from sparsetrain.patterns import Pattern, Unstructured
+
+
+def uniform(weights: Mapping[str, Tensor], pattern: Pattern, *key: int) -> dict[str, Tensor]:
+    """Name -> fp32 scores of the weight's shape, by which each group is as likely as another."""
+    return {
+        name: _groups_alike(w, pattern, random_stream(*key, layer))
+        for layer, (name, w) in enumerate(weights.items())
+    }
+
+
+def _groups_alike(weight: Tensor, pattern: Pattern, stream: torch.Generator) -> Tensor:
+    """One number in [0, 1) for each group, shared out evenly over its entries."""
+    if isinstance(pattern, Unstructured):
+        return torch.rand(weight.shape, generator=stream).to(weight.device)
+    sizes = group_scores(torch.ones(weight.shape), pattern)
+    numbers = torch.rand(sizes.shape, generator=stream) / sizes
+    return expanded(numbers, weight.shape, pattern).to(weight.device)
