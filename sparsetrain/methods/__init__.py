@@ -8,6 +8,7 @@ from sparsetrain.methods.before import Random as Random
 from sparsetrain.methods.drive import DRIVE as DRIVE
 from sparsetrain.methods.fggp import FGGP as FGGP
 from sparsetrain.methods.gradual import GMP as GMP
+from sparsetrain.methods.imp import IMP as IMP
 from sparsetrain.methods.masking import Masking as Masking
 from sparsetrain.methods.method import Method as Method
 from sparsetrain.methods.rounds import FORCE as FORCE

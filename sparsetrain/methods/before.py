@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain import patterns
-from sparsetrain.draws import random_stream
+from sparsetrain.chance import random_stream
+from sparsetrain.methods.draws import uniform
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import Probing
 from sparsetrain.select import SIGNED, Formula
@@ -21,7 +22,7 @@ ALL = (*Masking.PATTERNS, patterns.NM)
 
 @dataclass(frozen=True)
 class Random(Masking):
-    """Prune at random at the start: each weight's score is uniform in [0, 1).
+    """Prune at random at the start: each group is as likely to stay as another.
 
     The baseline of every comparison; with allocation "erk" or "uniform" also the start of SET and
     RigL.
@@ -35,11 +36,9 @@ class Random(Masking):
     PATTERNS = ALL
 
     def _begin(self) -> None:
-        shapes = self._state.amounts.shapes
-        scores = {}
-        for i, (name, parameter) in enumerate(self._state.parameters.items()):
-            drawn = torch.rand(shapes[name], generator=random_stream(self.seed, 0, i))
-            scores[name] = drawn.to(parameter.device)
+        by_entry = isinstance(self.pattern, patterns.NM)
+        pattern = patterns.Unstructured() if by_entry else self.pattern
+        scores = uniform(self._state.parameters, pattern, self.seed, 0)
         self._change(self._choose(self.sparsity, scores=scores))
 
 
