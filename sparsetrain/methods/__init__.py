@@ -14,4 +14,6 @@ from sparsetrain.methods.method import Method as Method
 from sparsetrain.methods.rounds import FORCE as FORCE
 from sparsetrain.methods.rounds import IterSNIP as IterSNIP
 from sparsetrain.methods.rounds import SynFlow as SynFlow
+from sparsetrain.methods.sparse_gpt import SparseGPT as SparseGPT
 from sparsetrain.methods.three_sp import ThreeSP as ThreeSP
+from sparsetrain.methods.wanda import Wanda as Wanda
