@@ -48,6 +48,8 @@ class Probing(Masking):
         loss = self.loss_fn(output, target)
         if not torch.isfinite(loss):
             raise self._wrong(f"the loss on a batch is {loss.item()}")
+        if not loss.requires_grad:
+            raise self._wrong("the loss on a batch does not depend on any weight by a gradient")
         return loss
 
     def _logits(self, output: Any) -> Any:

@@ -32,7 +32,8 @@ class SynFlow(Masking):
     model's state_dict are replaced by their absolute values, batch norms use their running
     statistics, and what is pruned stays pruned. R is computed in float64 (the code has that line
     commented out: fp32 overflows in deep networks), and scores are divided by the largest before
-    they are narrowed to fp32.
+    they are narrowed to fp32. A layer may lose all of its weights where flow goes around it, as
+    along a shortcut; that nothing flows at all is an error.
 
     Attributes:
         sample: an input of the model, as in `plan`'s sample; only its shape is read, a batch of 1
@@ -47,9 +48,7 @@ class SynFlow(Masking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds < 1:
-            raise self._wrong(f"rounds must be 1 or more, got {self.rounds}")
-        self._one_of("schedule", SCHEDULES)
+        _check(self)
 
     def flow(self, masks: Masks) -> dict[str, Tensor]:
         """float64 scores of the network under these masks, by name; call `start` first."""
@@ -71,7 +70,9 @@ class SynFlow(Masking):
         return {n: (w.detach() * g).abs() for n, w, g in pairs}
 
     def _begin(self) -> None:
-        self._change(_in_rounds(self, self._scores, self.rounds, self.schedule, monotone=True))
+        masks = _in_rounds(self, self._scores, self.rounds, self.schedule, monotone=True)
+        self._scores(masks)  # raises where nothing flows any more
+        self._change(masks, may_empty=True)
 
     def _scores(self, masks: Masks) -> dict[str, Tensor]:
         scores = self.flow(masks)
@@ -99,9 +100,7 @@ class IterSNIP(Probing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds < 1:
-            raise self._wrong(f"rounds must be 1 or more, got {self.rounds}")
-        self._one_of("schedule", SCHEDULES)
+        _check(self)
 
     def _begin(self) -> None:
         self._change(_in_rounds(self, self._scores, self.rounds, self.schedule, monotone=True))
@@ -128,6 +127,12 @@ class FORCE(IterSNIP):
         weights = {n: p.detach() for n, p in self._state.parameters.items()}
         grads = self._gradients_at({n: w * masks[n] for n, w in weights.items()})
         return {n: (w * grads[n]).abs() for n, w in weights.items()}
+
+
+def _check(method: SynFlow | IterSNIP) -> None:
+    if method.rounds < 1:
+        raise method._wrong(f"rounds must be 1 or more, got {method.rounds}")
+    method._one_of("schedule", SCHEDULES)
 
 
 def _in_rounds(

@@ -289,3 +289,9 @@ def test_a_loss_that_is_no_number_is_an_error():
     method = SNIP(0.5, lambda y, t: cross_entropy(y, t) * torch.nan, BATCHES)
     with pytest.raises(ValueError, match="SNIP: the loss on a batch is nan"):
         started(method)
+
+
+def test_a_loss_without_gradient_is_an_error():
+    method = SNIP(0.5, lambda y, t: cross_entropy(y.detach(), t), BATCHES)
+    with pytest.raises(ValueError, match="SNIP: the loss on a batch does not depend on any weight"):
+        started(method)

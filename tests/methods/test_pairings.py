@@ -20,15 +20,20 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, 0.05, 0.9, weight_decay=1e-3)
 
 
-def train(method, model, optimizer, data, steps=STEPS, **started):
-    x, y = data
+def backward(model, x, y):
+    cross_entropy(model(x), y).backward()
+
+
+def train(method, model, optimizer, data, backward=backward, after=None, **started):
     method.start(model, optimizer, **started)
-    for _ in range(steps):
+    for _ in range(STEPS):
         optimizer.zero_grad()
-        cross_entropy(model(x), y).backward()
+        backward(model, *data)
         method.after_backward()
         optimizer.step()
         method.after_step()
+        if after is not None:
+            after()
     method.finish()
     return method
 
@@ -79,35 +84,22 @@ def test_a_grad_scaler_whose_overflows_do_not_count(make, data):
     check_equal(method, model, plainly(make, data))  # scales are powers of 2
 
 
-def test_autocast(make, data):
-    model, method, (x, y) = network(), make(), data
-    optimizer = sgd(model.parameters())
-    method.start(model, optimizer)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = cross_entropy(model(x), y)
-        loss.backward()
-        method.after_backward()
-        optimizer.step()
-        method.after_step()
-    method.finish()
-    check_zeros(method, model, optimizer)
-    assert kept(method) == kept(plainly(make, data)[1])
+def in_bfloat16(model, x, y):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = cross_entropy(model(x), y)
+    loss.backward()
 
 
-def test_gradient_accumulation(make, data):
-    model, method, (x, y) = network(), make(), data
+def in_two_parts(model, x, y):
+    for part in (slice(0, 16), slice(16, 32)):
+        (cross_entropy(model(x[part]), y[part]) / 2).backward()
+
+
+@pytest.mark.parametrize("backward", [in_bfloat16, in_two_parts])
+def test_autocast_and_gradient_accumulation(make, data, backward):
+    model = network()
     optimizer = sgd(model.parameters())
-    method.start(model, optimizer)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        for part in (slice(0, 16), slice(16, 32)):
-            (cross_entropy(model(x[part]), y[part]) / 2).backward()
-        method.after_backward()
-        optimizer.step()
-        method.after_step()
-    method.finish()
+    method = train(make(), model, optimizer, data, backward)
     check_zeros(method, model, optimizer)
     assert kept(method) == kept(plainly(make, data)[1])
 
@@ -171,20 +163,15 @@ def test_tied_weights(make, data):
 
 
 def test_an_averaged_copy(make, data):
-    model, (x, y), method = network(), data, make()
+    model, method = network(), make()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    optimizer = sgd(model.parameters())
-    method.start(model, optimizer, ema=average)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        cross_entropy(model(x), y).backward()
-        method.after_backward()
-        optimizer.step()
-        method.after_step()
+
+    def update():
         average.update_parameters(model)
         for name, mask in method.masks.items():
             assert (average.module.get_parameter(name)[~mask] == 0).all()
-    method.finish()
+
+    train(method, model, sgd(model.parameters()), data, after=update, ema=average)
     check_equal(method, model, plainly(make, data))
 
 

@@ -113,6 +113,32 @@ def test_synflow_never_collapses_a_layer(kept):
     assert all(m.any() for m in method.masks.values())
 
 
+class Around(nn.Module):
+    """A layer with a way around it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.inner, self.last = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.inner.weight.data.mul_(1e-3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x + torch.relu(self.inner(x)))
+
+
+def test_synflow_may_empty_a_layer_that_flow_goes_around():
+    method = SynFlow(0.9, X)
+    started(method, Around())
+    assert [bool(m.any()) for m in method.masks.values()] == [True, False, True]
+    assert float(method.flow(method.masks)["last.weight"].sum()) > 0
+
+
+def test_synflow_that_cuts_the_network_is_an_error():
+    with pytest.raises(ValueError, match="SynFlow: the largest score is 0.0; nothing or too much"):
+        started(SynFlow(367 / 368, X), network(bias=False))
+
+
 def test_synflow_scores_beyond_the_range_of_fp32():
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Linear(8, 8, bias=False) for _ in range(30)])
