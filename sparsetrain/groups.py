@@ -24,11 +24,16 @@ def group_count(shape: Sequence[int], pattern: Pattern) -> int:
     return -(-shape[0] // rows) * -(-shape[1] // cols) * torch.Size(shape[2:]).numel()
 
 
-def group_scores(score: Tensor, pattern: Pattern) -> Tensor:
-    """One fp32 score for each group: `[ceil(O / r), ceil(I / c), *kernel]`, or `[O]`."""
+def group_scores(score: Tensor, pattern: Pattern, signed: bool = False) -> Tensor:
+    """One fp32 score for each group: `[ceil(O / r), ceil(I / c), *kernel]`, or `[O]`.
+
+    Scores are not negative, unless they are `signed`.
+    """
     if isinstance(pattern, Unstructured):
         return score
     if isinstance(pattern, Channel):
+        if signed:
+            return score.flatten(1).sum(1, dtype=torch.float64).float()
         return channel_scores(score)[0]
     rows, cols = _extent(pattern)
     return _sums(_sums(score.float(), 0, rows), 1, cols)

@@ -22,15 +22,19 @@ UNSTRUCTURED = Unstructured()
 
 @dataclass(frozen=True)
 class Formula:
-    """A score that `topk_mask` computes from a weight and its gradient; the formulas are there."""
+    """A score that `topk_mask` computes from a weight and its gradient; the formulas are there.
 
-    score: Literal["magnitude", "snip", "gradient", "blend"] = "magnitude"
+    "signed" is for ready scores that may be negative: s = w in fp32, by a stable sort.
+    """
+
+    score: Literal["magnitude", "snip", "gradient", "blend", "signed"] = "magnitude"
     alpha: float = 1.0
     beta: float = 1.0
     gamma: float = 1.0
 
 
 MAGNITUDE = Formula()
+SIGNED = Formula("signed")
 
 
 @overload
@@ -108,7 +112,8 @@ def best(
     """Masks of the k best groups by a formula of weights and gradients, or by ready scores.
 
     Args:
-        weights: name -> weight, or name -> a score that is not negative (`formula` MAGNITUDE).
+        weights: name -> weight, or name -> a score that is not negative (`formula` MAGNITUDE), or
+            one of either sign (SIGNED).
         k: groups kept over all tensors together, or name -> groups kept in that tensor; a pattern
             NM does not read it.
         within: name -> bool mask; only groups that are live in it may be kept.
@@ -121,8 +126,9 @@ def best(
         return {n: _nm(s, pattern) for n, s in _scores(weights, grads, formula).items()}
     if not isinstance(pattern, Unstructured):
         scores = _scores(weights, grads, formula)
-        weights, grads = {n: group_scores(s, pattern) for n, s in scores.items()}, None
-        formula, shapes = MAGNITUDE, {n: s.shape for n, s in scores.items()}
+        signed = formula.score == "signed"
+        weights, grads = {n: group_scores(s, pattern, signed) for n, s in scores.items()}, None
+        formula, shapes = SIGNED if signed else MAGNITUDE, {n: s.shape for n, s in scores.items()}
     else:
         shapes = {n: w.shape for n, w in weights.items()}
     allowed = None if within is None else {n: live_groups(within[n], pattern) for n in weights}
@@ -166,6 +172,8 @@ def _top(
     formula: Formula,
     allowed: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor]:
+    if formula.score == "signed":
+        return _top_signed({n: weights[n].float() for n in names}, k, allowed)
     masks = topk_mask(
         [weights[n] for n in names],
         None if grads is None else [grads[n] for n in names],
@@ -180,9 +188,26 @@ def _top(
     return dict(zip(names, masks, strict=True))
 
 
+def _top_signed(
+    scores: Mapping[str, Tensor], k: int, allowed: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    for name, score in scores.items():
+        if score.isnan().any():
+            raise ValueError(f"select: score of {name!r} has NaN")
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    if allowed is not None:
+        flat = flat.masked_fill(~torch.cat([allowed[n].flatten() for n in scores]), -torch.inf)
+    winners = flat.argsort(descending=True, stable=True)[:k]
+    keep = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, winners, True)
+    parts = keep.split([s.numel() for s in scores.values()])
+    return {n: part.view(s.shape) for part, (n, s) in zip(parts, scores.items(), strict=True)}
+
+
 def _scores(
     weights: Mapping[str, Tensor], grads: Mapping[str, Tensor] | None, formula: Formula
 ) -> dict[str, Tensor]:
+    if formula.score == "signed":
+        return {n: w.detach().float() for n, w in weights.items()}
     factors = (formula.alpha, formula.beta, formula.gamma)
     pairs = {n: (w, None if grads is None else grads[n]) for n, w in weights.items()}
     return {n: score_of(w.detach(), g, formula.score, *factors) for n, (w, g) in pairs.items()}

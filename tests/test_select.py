@@ -3,6 +3,7 @@ import torch
 
 import sparsetrain as st
 from sparsetrain.ops import nm_mask_reference, nm_mask_transposable_reference, topk_mask
+from sparsetrain.select import SIGNED, best
 
 SHAPES = {"conv": (7, 6, 3, 2), "linear": (9, 5), "empty": (0, 4), "deep": (4, 3, 2, 2, 2)}
 GROUPED = [st.Vector(1), st.Vector(4), st.Vector(16), st.Block(2, 3), st.Block(1, 2), st.Channel()]
@@ -163,3 +164,30 @@ def test_bad_dtype():
 def test_bad_pattern(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_signed_scores_keep_the_largest():
+    scores = {"a": torch.tensor([[-3.0, 2.0], [0.0, -1.0]]), "b": torch.tensor([[2.0, -0.0]])}
+    kept = best(scores, k=3, formula=SIGNED)
+    assert kept["a"].tolist() == [[False, True], [True, False]]
+    assert kept["b"].tolist() == [[True, False]]  # 0 and -0 are equal: the lower tensor wins
+    kept = best(scores, k=3, formula=SIGNED, floor={"a": 1, "b": 2})
+    assert [m.tolist() for m in kept.values()] == [[[False, True], [False, False]], [[True, True]]]
+    kept = best(scores, k={"a": 3, "b": 0}, formula=SIGNED)
+    assert kept["a"].tolist() == [[False, True], [True, True]]
+    assert not kept["b"].any()
+
+
+def test_signed_scores_of_a_group_add_up():
+    score = {"w": torch.tensor([[5.0, -9.0], [-8.0, -9.0], [-4.0, -5.0], [3.0, 1.0]])}
+    channels = best(score, k=2, formula=SIGNED, pattern=st.Channel())["w"]
+    assert channels.tolist() == [[True] * 2, [False] * 2, [False] * 2, [True] * 2]  # -4 and 4
+    vectors = best(score, k=2, formula=SIGNED, pattern=st.Vector(2))["w"]
+    assert vectors.tolist() == [[True, False], [True, False], [True, False], [True, False]]
+    of_two = best(score, k=0, formula=SIGNED, pattern=st.NM(1, 2))["w"]
+    assert of_two.tolist() == [[True, False]] * 4
+
+
+def test_signed_scores_with_nan_are_an_error():
+    with pytest.raises(ValueError, match="select: score of 'w' has NaN"):
+        best({"w": torch.tensor([1.0, torch.nan])}, k=1, formula=SIGNED)

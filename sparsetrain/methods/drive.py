@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsetrain.masks import sparsity
 from sparsetrain.methods.masking import Masking
+from sparsetrain.methods.method import snapshot
 from sparsetrain.optim import state_like
 from sparsetrain.schedules import Steps, exponential
 from sparsetrain.select import Formula, best
@@ -90,7 +91,7 @@ class DRIVE(Masking):
     def _begin(self) -> None:
         memory = self._state.memory
         memory["gradients"] = {}  # summed for the coming round
-        memory["snapshot"] = _snapshot(self._state.model) if self.after == "rewind_init" else {}
+        memory["snapshot"] = snapshot(self._state.model) if self.after == "rewind_init" else {}
 
     def _act(self, step: int) -> None:
         rounds = Steps(self.dense_steps + 1, self.last_round, self.interval)
@@ -111,7 +112,7 @@ class DRIVE(Masking):
     def _prune(self, round_: int) -> None:
         memory, names = self._state.memory, list(self._state.parameters)
         if round_ == 1 and self.after == "rewind_dense":
-            memory["snapshot"] = _snapshot(self._state.model)
+            memory["snapshot"] = snapshot(self._state.model)
         now = exponential(0.0, self.sparsity, round_ / self.rounds)
         if self.allocation == "global":
             kept = self._ranked(names, self._state.amounts.kept(now))
@@ -176,7 +177,3 @@ def _size(parts: list[Tensor], how: str) -> float:
         return total
     squares = sum(float(p.double().square().sum()) for p in parts)
     return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
-
-
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in model.state_dict().items()}

@@ -17,7 +17,7 @@ all of its backward passes. With a GradScaler, give it to `start` and call `scal
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -118,3 +118,8 @@ def plain(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's state_dict."""
+    return {name: t.detach().clone() for name, t in model.state_dict().items()}
