@@ -158,11 +158,9 @@ class ActivationDensity(Shrinking):
             )
         now = {n: int(part.sum()) / int(all_.sum()) for n, (part, all_) in found.items()}
         before = memory["densities"]
-        # None: this is the first epoch of the network as it is.
-        rest = memory["calm"] is not None and all(
-            abs(now[n] - before[n]) <= self.tolerance for n in now
-        )
-        memory["densities"], memory["calm"] = now, memory["calm"] + 1 if rest else 0
+        calm = memory["calm"]  # None: nothing to compare with since the network changed
+        rest = calm is not None and all(abs(now[n] - before[n]) <= self.tolerance for n in now)
+        memory["densities"], memory["calm"] = now, (calm or 0) + 1 if rest else 0
         if memory["calm"] >= self.patience and self._may_remove(step):
             self._stage(graph, {n: part / all_ for n, (part, all_) in found.items()})
 

@@ -63,8 +63,8 @@ class Counter:
         for relu, tally in zip(self.relus, self.tallies, strict=True):
             tally = tally.cpu()
             for name, (entries, channels) in relu.places.items():
-                empty = torch.zeros(2, graph[name].width, dtype=torch.int64).unbind()
-                nonzero, total = found.setdefault(name, empty)
+                zeros = torch.zeros(2, graph[name].width, dtype=torch.int64)
+                nonzero, total = found.setdefault(name, (zeros[0], zeros[1]))
                 nonzero.index_add_(0, channels, tally[entries])
                 total.index_add_(0, channels, tally[-1:].expand(len(channels)))
         return found
@@ -108,8 +108,8 @@ def stop(model: nn.Module) -> None:
     """Turn counted ReLUs back into what they were."""
     for module in model.modules():
         if isinstance(module, CountedReLU):
-            module.__class__ = nn.ReLU
             del module.calls, module.turn
+            module.__class__ = nn.ReLU  # type: ignore[assignment]  (the class that it had)
 
 
 def _output(model: nn.Module, sample: Any) -> list[Tensor]:

@@ -60,6 +60,8 @@ def test_every_variant_shrinks_to_the_asked_share(options):
     [
         ({"flops": 0.0}, r"in \(0, 1\], got 0.0"),
         ({"reinit": "other"}, "reinit is one of keep, rescale, fresh"),
+        ({"saliency": 0.5}, "ThreeSP: saliency is one of gate, weights, absolute, square, got 0.5"),
+        ({"per_flop": "all"}, "ThreeSP: per_flop is one of removed, own, none, got 'all'"),
     ],
 )
 def test_bad_options(options, message):
