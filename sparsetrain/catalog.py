@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sparsetrain import methods
+from sparsetrain import methods, scores
 from sparsetrain.data import Images
 from sparsetrain.nearest import unknown
 from sparsetrain.patterns import NM, Block, Channel, Pattern, Unstructured, Vector
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def total_steps(self) -> int:
-        """Steps of one pass through the learning rate's schedule; see `Method.cycles`."""
+        """Steps of the learning rate's schedule; a method may train longer: `Method.lengths`."""
         return self.config.epochs * self.epoch_steps
 
     def batch(self, number: int = 0) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,10 @@ GIVEN: dict[str, Callable[[Setting], Any]] = {  # None: the method's own default
     "epoch_steps": lambda s: s.epoch_steps,
     "loss_fn": lambda s: cross_entropy,
     "batch": lambda s: s.batch(),
+    "sample": lambda s: s.batch()[0],
+    "seed": lambda s: s.config.seed,
 }
+UPDATES = 50  # of a mask in a training, as FGGP's has at its batch size and interval
 
 
 def _drive(setting: Setting) -> Mapping[str, Any]:
@@ -115,10 +118,84 @@ def _drive_ends(method: methods.DRIVE, setting: Setting) -> None:
         )
 
 
+def _updates(setting: Setting) -> Mapping[str, Any]:
+    return {"interval": max(1, setting.total_steps // UPDATES)}
+
+
+def _batches(count: int) -> Callable[[Setting], Mapping[str, Any]]:
+    return lambda setting: {"batches": setting.batches(count)}
+
+
+def _inputs(setting: Setting) -> Mapping[str, Any]:
+    return {"batches": [setting.batch()[0]]}
+
+
+def _stages(setting: Setting) -> Mapping[str, Any]:
+    """Densities by epoch; widths that every layout computes right: `config.check_layout`."""
+    return {"interval": setting.epoch_steps, "round_to": 8}
+
+
+def _levels(setting: Setting) -> Mapping[str, Any]:
+    return {"level_steps": setting.total_steps}
+
+
+def _imp_ends(method: methods.IMP, setting: Setting) -> None:
+    if method.rewind_step % setting.epoch_steps:
+        raise ValueError(
+            f"imp rewinds to a whole epoch of {setting.epoch_steps} steps, got"
+            f" rewind_step={method.rewind_step}"
+        )
+
+
+def _channels(score: Callable[[Setting], Any]) -> Entry:
+    """Channels that go by a score, spread as DRIVE's rounds are."""
+
+    def arguments(setting: Setting) -> Mapping[str, Any]:
+        drive = _drive(setting)
+        own = {"score": score(setting), "at": drive["dense_steps"]}
+        return own | {"rounds": drive["rounds"], "interval": drive["interval"]}
+
+    return Entry(methods.ChannelPruning, arguments)
+
+
 METHODS: dict[str, Entry] = {
     "dense": Entry(methods.Method),
+    # The four papers.
     "3sp": Entry(methods.ThreeSP),
     "drive": Entry(methods.DRIVE, _drive, _drive_ends),
+    "fggp": Entry(methods.FGGP, _updates),
+    "activation-density": Entry(methods.ActivationDensity, _stages),
+    # Weights, before training.
+    "random": Entry(methods.Random),
+    "magnitude": Entry(methods.Magnitude),
+    "snip": Entry(methods.SNIP, _batches(1)),
+    "grasp": Entry(methods.GraSP, _batches(2)),
+    "synflow": Entry(methods.SynFlow),
+    "iter-snip": Entry(methods.IterSNIP, _batches(1)),
+    "force": Entry(methods.FORCE, _batches(1)),
+    "prospr": Entry(methods.ProsPr, _batches(3)),
+    # Weights, during training.
+    "gmp": Entry(methods.GMP, _updates),
+    "set": Entry(methods.SET, _updates),
+    "rigl": Entry(methods.RigL, _updates),
+    "granet": Entry(methods.GraNet, _updates),
+    "srigl": Entry(methods.SRigL, _updates),
+    "gse": Entry(methods.GSE, _updates),
+    "str": Entry(methods.STR),
+    "acdc": Entry(methods.ACDC),
+    "sr-ste": Entry(methods.SRSTE),
+    # Weights, after training; the last two want a model that is trained already.
+    "imp": Entry(methods.IMP, _levels, _imp_ends),
+    "wanda": Entry(methods.Wanda, _inputs),
+    "sparsegpt": Entry(methods.SparseGPT, _inputs),
+    # Channels.
+    "l1": _channels(lambda setting: scores.FilterNorm(1)),
+    "l2": _channels(lambda setting: scores.FilterNorm(2)),
+    "fpgm": _channels(lambda setting: scores.FPGM()),
+    "group-norm": _channels(lambda setting: scores.GroupNorm(2)),
+    "taylor": _channels(lambda setting: scores.Taylor(cross_entropy, setting.batches(1))),
+    "random-channels": _channels(lambda setting: scores.Random(setting.config.seed)),
+    "slimming": Entry(methods.NetworkSlimming),
 }
 
 

@@ -56,8 +56,8 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs in all: the config's, for each time that the method goes through them."""
-        return self.config.epochs * self.method.cycles
+        """Epochs in all: the config's, and more where the method trains several times over."""
+        return int(self.config.epochs * self.method.lengths)
 
     @property
     def finished(self) -> bool:

@@ -79,7 +79,7 @@ def _train_epoch(
         run.count_flops()
     for x, y in _batches(config, split, train=True, epoch=run.epoch, start=run.step):
         began = time.perf_counter()
-        step = run.epoch % config.epochs * steps + run.step  # within its cycle
+        step = run.method.schedule_step(run.epoch * steps + run.step)
         rate = config.lr * learning_rate(
             config.schedule, step, config.epochs * steps, round(config.warmup_epochs * steps)
         )

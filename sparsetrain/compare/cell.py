@@ -91,7 +91,7 @@ def _measured(run: Run, data: Images) -> dict[str, Any]:
 
 
 def _pruning(run: Run, seconds: Sequence[float]) -> float:
-    """Seconds in the method's hooks, and all of the cycles that come before the last."""
+    """Seconds in the method's hooks, and all of the trainings that come before the last."""
     before = run.epochs - run.config.epochs
     return sum(seconds[:before]) + sum(r["pruning_seconds"] for r in run.history[before:])
 

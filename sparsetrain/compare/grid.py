@@ -33,7 +33,7 @@ class Cell:
 
     name: str
     config: Config
-    epochs: int  # in all its cycles
+    epochs: int  # in all its trainings
 
     @property
     def amount(self) -> dict[str, float]:
@@ -107,7 +107,7 @@ class Grid:
         for name, config in self.configs.items():
             kind = name.rpartition("-seed")[0]
             if kind not in epochs:
-                epochs[kind] = config.epochs * build_method(config, data).cycles
+                epochs[kind] = int(config.epochs * build_method(config, data).lengths)
             cells.append(Cell(name, config, epochs[kind]))
         return cells
 

@@ -8,6 +8,7 @@ arXiv:1912.05671. Code facebookresearch/open_lth.
 import math
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 from sparsetrain.masks import sparsity
@@ -65,8 +66,11 @@ class IMP(Masking):
         """Steps of all trainings together."""
         return self.level_steps + self.prunings * (self.level_steps - self.rewind_step)
 
+    @property
+    def lengths(self) -> Fraction:
+        return Fraction(self.total_steps, self.level_steps)
+
     def schedule_step(self, step: int) -> int:
-        """The step within a training, for the learning rate of step, both counted from 0."""
         if step < self.level_steps:
             return step
         return self.rewind_step + (step - self.level_steps) % (self.level_steps - self.rewind_step)

@@ -15,6 +15,7 @@ all of its backward passes. With a GradScaler, give it to `start` and call `scal
 """
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,9 +40,13 @@ class Method:
         return {}
 
     @property
-    def cycles(self) -> int:
-        """How many times training goes through its learning rate's schedule, as IMP does."""
-        return 1
+    def lengths(self) -> Fraction:
+        """Steps of the whole training, in lengths of the learning rate's schedule."""
+        return Fraction(1)
+
+    def schedule_step(self, step: int) -> int:
+        """The schedule's step for a step of the training, both counted from 0."""
+        return step
 
     def start(
         self,
