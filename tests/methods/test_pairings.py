@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sparsetrain.methods import SRSTE, STR, SRigL
+
 STEPS = 12
 
 
@@ -54,6 +56,8 @@ def check_zeros(method, model, optimizer):
         parameter = model.get_parameter(name)
         assert (parameter[~mask] == 0).all()
         assert parameter.isfinite().all()
+        if isinstance(method, SRSTE | STR):  # which step dense weights
+            continue
         if state := optimizer.state.get(parameter):
             assert (state["momentum_buffer"][~mask] == 0).all()
 
@@ -82,6 +86,26 @@ def test_a_grad_scaler_whose_overflows_do_not_count(make, data):
     method.finish()
     check_zeros(method, model, optimizer)
     check_equal(method, model, plainly(make, data))  # scales are powers of 2
+
+
+def test_the_count_is_exact(make, data):
+    method = plainly(make, data)[1]
+    total = sum(m.numel() for m in method.masks.values())
+    if isinstance(method, SRigL):  # fan-in is rounded down
+        assert 0.2 * total < kept(method) <= 0.25 * total
+    else:
+        assert kept(method) == total - round(method.sparsity * total)
+
+
+def test_a_weight_changed_outside_is_named(make, data):
+    model, (x, y) = network(), data
+    optimizer = sgd(model.parameters())
+    method = train(make(), model, optimizer, data)
+    with torch.no_grad():
+        model[2].weight.add_(1.0)
+    backward(model, x, y)
+    with pytest.raises(RuntimeError, match="2.weight was changed between steps, outside"):
+        method.after_backward()
 
 
 def in_bfloat16(model, x, y):
@@ -166,12 +190,17 @@ def test_an_averaged_copy(make, data):
     model, method = network(), make()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
 
-    def update():
-        average.update_parameters(model)
+    def check():
         for name, mask in method.masks.items():
             assert (average.module.get_parameter(name)[~mask] == 0).all()
 
+    def update():
+        average.update_parameters(model)
+        if not isinstance(method, SRSTE | STR):  # their masks move with every step
+            check()
+
     train(method, model, sgd(model.parameters()), data, after=update, ema=average)
+    check()
     check_equal(method, model, plainly(make, data))
 
 
