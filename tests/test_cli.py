@@ -46,7 +46,7 @@ def test_train_writes_its_folder_and_resumes(call, tmp_path):
     ("words", "message"),
     [
         (["--model", "vg16"], "no model is called 'vg16'; did you mean 'vgg16'?"),
-        (["--method", "snip"], "no method is called 'snip'"),
+        (["--method", "snup"], "no method is called 'snup'; did you mean 'snip'?"),
         (["--data", "cifer10"], "did you mean 'cifar10'?"),
         (["--data", "cifar10"], "--data-dir"),
         (["--method", "3sp", "--exclude", "feature.0"], "did you mean 'features.0'?"),
