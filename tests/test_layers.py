@@ -20,7 +20,7 @@ LAYERS = [  # bottom first
         "progress",
     },
     {"groups", "allocate"},
-    {"optim", "scores", "select", "distributed", "plots"},
+    {"optim", "scores", "select", "distributed", "plots", "nn"},
     {"masks", "shrink"},
     {"methods", "checkpoint"},
     {"catalog"},

@@ -18,6 +18,11 @@ from sparsetrain.ops.nm_mask_transposable import (
 )
 from sparsetrain.ops.relu_density import relu_density as relu_density
 from sparsetrain.ops.relu_density import relu_density_reference as relu_density_reference
+from sparsetrain.ops.sddmm import sddmm as sddmm
+from sparsetrain.ops.sddmm import sddmm_reference as sddmm_reference
+from sparsetrain.ops.spmm import Entries as Entries
+from sparsetrain.ops.spmm import spmm as spmm
+from sparsetrain.ops.spmm import spmm_reference as spmm_reference
 from sparsetrain.ops.topk_mask import topk_mask as topk_mask
 from sparsetrain.ops.topk_mask import topk_mask_reference as topk_mask_reference
 from sparsetrain.ops.topk_plan import TopkMask as TopkMask

@@ -1,0 +1,45 @@
+// sddmm on the CPU. What it computes: sparsetrain/ops/sddmm.py.
+//
+// A tile of dy, R lines times P registers of V channels, stays in registers while all entries of
+// the group pass; four sums at a time are reduced across lanes together. Threads share the groups,
+// so each gradient is summed by one thread in one order.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "spmm.h"
+
+namespace sparsetrain {
+
+struct SddmmJob {
+  SpmmShape shape;  // y stands for dy
+  const int32_t* start;
+  const int32_t* offset;
+  const float* x;
+  const float* dy;
+  float* dvalue;  // [entries, V], added to
+};
+
+}  // namespace sparsetrain
+
+#define SPARSETRAIN_LOOPS "sddmm_loops.h"
+#include "each_isa.h"
+
+namespace sparsetrain {
+
+// Parallel(n, f) calls f(begin, end) over [0, n) on several threads.
+template <typename Parallel>
+void sddmm(const SddmmJob& job, int v, int threads, Parallel parallel) {
+  switch (isa()) {
+#ifdef SPARSETRAIN_X86
+    case Isa::kAvx512:
+      return avx512::sddmm_on(job, v, threads, parallel);
+    case Isa::kAvx2:
+      return avx2::sddmm_on(job, v, threads, parallel);
+#endif
+    default:
+      return portable::sddmm_on(job, v, threads, parallel);
+  }
+}
+
+}  // namespace sparsetrain

@@ -1,0 +1,176 @@
+r"""A sparse matrix times shifted activations: sparse linear layers and convolutions, and their dx.
+
+    y[b, c, r, q] = bias[c] + sum over entries k of c of  value[k] * x[b, offset[k] + (r, q)]
+
+x and y are in the blocked layout `[blocks, channels, rows, columns, lanes]` of
+`sparsetrain.nn.blocked`, with zeros around each image, so that every product of a convolution is
+one entry whose offset names its channel and its tap, and a line of an image is one run of numbers.
+An entry holds v values where v output channels share their inputs (`Vector(v)`). y may pass through
+`+ residual` and then a ReLU. Sums are taken in the order of the entries, on any number of threads
+and in any tiling; with or without fused multiply-adds, as the machine has them.
+
+    CPU   csrc/spmm.h, csrc/torch/spmm.cpp
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WIDTHS = (1, 4, 8, 16)  # values of an entry that there are kernels for
+
+torch.library.define(
+    "sparsetrain::spmm",
+    "(Tensor x, Tensor value, Tensor start, Tensor offset, Tensor? bias, Tensor? residual,"
+    " bool relu, int segments, int[] out) -> Tensor",
+)
+_spmm = torch.ops.sparsetrain.spmm.default
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Where the values of a sparse matrix stand, for one shape of x and y.
+
+    Attributes:
+        start: `[segments * groups + 1]` int32, into offset; a group is v output channels.
+        offset: `[E]` int32, sorted by segment, then group: from the first number that the first
+            output reads, in floats, of a block of x.
+        v: output channels of a group; the last group may have fewer.
+        segments: entries of one segment read neighbouring channels of x, for the cache's sake.
+        channels: of y.
+        size: rows and columns of y, without its halo.
+        x_shape: `[channels, rows, columns, lanes]` of x, its halo included.
+    """
+
+    start: Tensor
+    offset: Tensor
+    v: int
+    segments: int
+    channels: int
+    size: tuple[int, int]
+    x_shape: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        groups = -(-self.channels // self.v)
+        if self.v not in WIDTHS:
+            raise ValueError(f"Entries: v must be one of {WIDTHS}, got {self.v}")
+        if self.start.shape != (self.segments * groups + 1,):
+            raise ValueError(
+                f"Entries: start must be [{self.segments * groups + 1}] for {self.segments}"
+                f" segments of {groups} groups, got {list(self.start.shape)}"
+            )
+
+
+def spmm(
+    x: Tensor,
+    value: Tensor,
+    entries: Entries,
+    halo: tuple[int, int] = (0, 0),
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """The sparse matrix of `value` times x.
+
+    Args:
+        x: `[blocks, *entries.x_shape]` fp32, contiguous.
+        value: `[E, v]` fp32, in the order of the entries.
+        halo: rows and columns of zeros on each side of y.
+        bias: `[channels]` fp32.
+        residual: of y's shape, halo included; added before the ReLU.
+
+    Returns:
+        `[blocks, channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes]` fp32, halo zero.
+
+    Raises:
+        ValueError: a shape does not fit the entries.
+        TypeError: a dtype is not fp32.
+    """
+    check_blocked("spmm: x", x, entries.x_shape)
+    check_values("spmm", value, entries)
+    out = [entries.channels, *entries.size, *halo]
+    if bias is not None:
+        _check("spmm: bias", bias, (entries.channels,))
+    if residual is not None:
+        _check("spmm: residual", residual, _y_shape(x, out))
+    return _spmm(
+        x, value, entries.start, entries.offset, bias, residual, relu, entries.segments, out
+    )
+
+
+def spmm_reference(
+    x: Tensor,
+    value: Tensor,
+    entries: Entries,
+    halo: tuple[int, int] = (0, 0),
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """What spmm must equal up to rounding, in plain PyTorch, of any floating dtype."""
+    channels, (rows, columns) = entries.channels, entries.size
+    y = x.new_zeros(x.shape[0], channels, rows, columns * x.shape[4])
+    read = windows(x, entries)
+    for j in range(entries.v):
+        channel = channel_of(entries) * entries.v + j
+        live = channel < channels
+        terms = read[:, live] * value[live, j, None, None]
+        y.index_add_(1, channel[live], terms)
+    y = y.view(*y.shape[:3], columns, x.shape[4])
+    if bias is not None:
+        y = y + bias[:, None, None, None]
+    y = torch.nn.functional.pad(y, (0, 0, halo[1], halo[1], halo[0], halo[0]))
+    if residual is not None:
+        y = y + residual
+    return torch.relu(y) if relu else y
+
+
+def channel_of(entries: Entries) -> Tensor:
+    """The group of each entry, `[E]` int64."""
+    counts = entries.start.diff().long()
+    groups = torch.arange(len(counts)) % (len(counts) // entries.segments)
+    return groups.repeat_interleave(counts)
+
+
+def windows(x: Tensor, entries: Entries) -> Tensor:
+    """What each entry reads of x: `[blocks, E, rows, columns * lanes]`."""
+    rows, columns = entries.size
+    lanes, line = x.shape[4], x.shape[3] * x.shape[4]
+    inner = torch.arange(rows)[:, None] * line + torch.arange(columns * lanes)
+    return x.flatten(1)[:, entries.offset.long()[:, None, None] + inner]
+
+
+@torch.library.register_fake("sparsetrain::spmm")
+def _(x, value, start, offset, bias, residual, relu, segments, out) -> Tensor:
+    return x.new_empty(_y_shape(x, out))
+
+
+def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises where x is not `[blocks, *shape]`, fp32 and contiguous."""
+    if x.dim() != 5 or tuple(x.shape[1:]) != tuple(shape):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be [blocks, {wanted}], got {list(x.shape)}")
+    _check_dtype(name, x)
+
+
+def check_values(op: str, value: Tensor, entries: Entries) -> None:
+    """Raises where value is not `[E, v]` fp32."""
+    _check(f"{op}: value", value, (len(entries.offset), entries.v))
+
+
+def _y_shape(x: Tensor, out: list[int]) -> tuple[int, ...]:
+    channels, rows, columns, above, beside = out
+    return (x.shape[0], channels, rows + 2 * above, columns + 2 * beside, x.shape[4])
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+    _check_dtype(name, tensor)
+
+
+def _check_dtype(name: str, tensor: Tensor) -> None:
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"{name} must be fp32, got {tensor.dtype}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")
