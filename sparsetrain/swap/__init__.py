@@ -1,0 +1,5 @@
+"""A user's own model with the layers that are pruned exchanged for sparse ones, and back."""
+
+from sparsetrain.swap.choose import sparsify as sparsify
+from sparsetrain.swap.exchange import densify as densify
+from sparsetrain.swap.report import Report as Report
