@@ -64,7 +64,7 @@ def pack_(
     Args:
         reuse: sparse layers that stood for them before, which take on the masks and values.
     """
-    made = {d: _sparse(d, how, (reuse or {}).get(d)) for d, how in packings.items()}
+    made = {d: sparse_form(d, how, (reuse or {}).get(d)) for d, how in packings.items()}
     for dense, sparse in made.items():
         pattern, weight = sparse.pattern, dense.weight
         assert isinstance(weight, nn.Parameter)
@@ -93,7 +93,8 @@ def densify(model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
     return model
 
 
-def _sparse(dense: nn.Module, how: Packing, known: SparseLayer | None) -> SparseLayer:
+def sparse_form(dense: nn.Module, how: Packing, known: SparseLayer | None = None) -> SparseLayer:
+    """A sparse layer with a dense one's weights: a new one, or one that is known takes them on."""
     if known is None:
         kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
         return kind.from_dense(dense, how.mask, how.v)
