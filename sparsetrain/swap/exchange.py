@@ -93,6 +93,12 @@ def densify(model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
     return model
 
 
+def sparse_layers(model: nn.Module) -> dict[nn.Module, SparseLayer]:
+    """The sparse layers that stand in the place of dense ones, by these."""
+    layers = (m for m in model.modules() if isinstance(m, SparseLayer))
+    return {m.__dict__[ORIGIN].module: m for m in layers if ORIGIN in m.__dict__}
+
+
 def sparse_form(dense: nn.Module, how: Packing, known: SparseLayer | None = None) -> SparseLayer:
     """A sparse layer with a dense one's weights: a new one, or one that is known takes them on."""
     if known is None:
