@@ -12,7 +12,7 @@ from sparsetrain.modes import quietly
 from sparsetrain.nn import Blocked, SparseLayer
 from sparsetrain.swap.exchange import Packing, densify, pack_
 from sparsetrain.swap.measure import gradients
-from sparsetrain.swap.sites import Calls, Site, hooked, run, watching
+from sparsetrain.swap.sites import Site, hooked, run, watching
 
 LEAKS = "its output would not be a tensor"
 TOLERANCE = 0.02  # of the output's norm: far above rounding, far below what a wrong layer does
@@ -127,7 +127,7 @@ class Trial:
             return leaves, dict.fromkeys(weights, False)
         asked = {name: w for name, w in weights.items() if w.requires_grad}
         found = dict(zip(asked, gradients(leaves, list(asked.values())), strict=True))
-        leaves = [y if isinstance(y, Blocked) or not isinstance(y, Tensor) else y.detach() for y in leaves]
+        leaves = [y.detach() if isinstance(y, Tensor) else y for y in leaves]
         return leaves, {name: found.get(name) is not None for name in weights}
 
     def _step(self) -> None:
@@ -141,9 +141,7 @@ class Trial:
 
 
 @contextmanager
-def trying(
-    model: nn.Module, found: list[Site], sample: Any, training: bool
-) -> Iterator[Trial]:
+def trying(model: nn.Module, found: list[Site], sample: Any, training: bool) -> Iterator[Trial]:
     """A trial, after which the model's modes, statistics and gradients are as before."""
     grads = [(p, p.grad) for p in model.parameters()]
     for parameter, _ in grads:
