@@ -22,6 +22,7 @@ class Execution:
     Attributes:
         mode: "dense"; "sparse", packed wherever that is possible; or "auto", where it pays.
         sample: makes a batch of input, to measure with.
+        steps: of the whole training.
         forms: layer -> form, as last chosen.
         live: weights that were left then.
     """
@@ -31,6 +32,7 @@ class Execution:
     optimizer: Optimizer
     method: Method
     sample: Callable[[], Tensor]
+    steps: int
     forms: dict[str, str] = field(default_factory=dict)
     live: int = 0
     packed: bool = False
@@ -40,7 +42,7 @@ class Execution:
     def prepare(self, step: int) -> None:
         """Before the forward pass of a step, counted from 1: whole weights or live ones alone."""
         change = self.method.next_change(step - 1)
-        resting = change - step
+        resting = min(change, self.steps + 1) - step
         if resting < 1:
             self.densify()
         elif not self.packed and change != self._refused:

@@ -150,7 +150,9 @@ def _execution(
 ) -> Execution:
     # Under autocast the dense layers run in bf16, for which the sparse ones have no kernels.
     mode = "dense" if config.bf16 and config.execution == "auto" else config.execution
-    return Execution(mode, model, optimizer, method, lambda: Setting(config, data).batch()[0])
+    setting = Setting(config, data)
+    steps = int(method.lengths * setting.total_steps)
+    return Execution(mode, model, optimizer, method, lambda: setting.batch()[0], steps)
 
 
 def _layers(config: Config, model: nn.Module, data: Images) -> Sequence[Layer] | None:

@@ -15,7 +15,8 @@ STEPS = 12
 
 def network():
     torch.manual_seed(2)
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+    layers = nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)
+    return nn.Sequential(*layers)
 
 
 def trained(method, data, execution):
@@ -23,7 +24,7 @@ def trained(method, data, execution):
     model = network()
     optimizer = optim.SGD(model.parameters(), 0.05, 0.9)
     method.start(model, optimizer)
-    run = Execution(execution, model, optimizer, method, lambda: data[0])
+    run = Execution(execution, model, optimizer, method, lambda: data[0], STEPS)
     for step in range(1, STEPS + 1):
         run.prepare(step)
         optimizer.zero_grad()
@@ -67,8 +68,6 @@ def test_steps_of_some_schedules():
     assert [imp.next_change(s) for s in (0, 3, 10, 17)] == [3, 10, 17, math.inf]
     steps = Steps(3, 9, 3)
     assert [steps.after(s) for s in (0, 2, 3, 8, 9)] == [3, 3, 6, 9, math.inf]
-
-
 
 
 def test_a_method_that_does_not_say_is_always_dense():
