@@ -78,6 +78,10 @@ class Kernels:
             self._backward[halo] = _ordered(*self.plan.backward(halo))
         return self._backward[halo]
 
+    def y(self, phases: Tensor, weight: Tensor, bias: Tensor | None, halo: Halo) -> Tensor:
+        """The output with that halo, from the input's phases."""
+        return spmm(phases, self.forward.values(weight), self.forward.entries, halo, bias)
+
     def dx(self, dy: Tensor, halo: Halo, weight: Tensor) -> Tensor:
         """The gradient of the input, from a dy with that halo."""
         needed = self.plan.dy_halo
@@ -161,8 +165,7 @@ class _Product(torch.autograd.Function):
         phases = kernels.plan.phases(data)
         ctx.save_for_backward(phases, weight)
         ctx.kernels, ctx.y_halo, ctx.sink = kernels, y_halo, sink
-        ordered = kernels.forward
-        return spmm(phases, ordered.values(weight), ordered.entries, y_halo, bias)
+        return kernels.y(phases, weight, bias, y_halo)
 
     @staticmethod
     @once_differentiable
