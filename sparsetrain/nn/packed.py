@@ -98,10 +98,14 @@ class Pattern:
         return Pattern(self.index.to(device), self.shape, self.v)
 
 
-def widest(mask: Tensor, widths: tuple[int, ...] = (16, 8, 4)) -> int:
-    """The most output channels in a group that share their inputs all over the mask, or 1."""
+def widest(mask: Tensor, widths: tuple[int, ...] = (16, 8, 4), groups: int = 1) -> int:
+    """The most output channels in a group that share their inputs all over the mask, or 1.
+
+    groups: of a convolution; v divides the outputs of each, as they read other channels.
+    """
     for v in widths:
-        if mask.shape[0] >= v and _shared(_grouped(mask, v), mask.shape[0]):
+        whole = groups == 1 or mask.shape[0] // groups % v == 0
+        if whole and mask.shape[0] >= v and _shared(_grouped(mask, v), mask.shape[0]):
             return v
     return 1
 

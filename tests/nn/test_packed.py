@@ -70,6 +70,11 @@ def test_worked_by_hand():
     assert pattern.gather(weight).tolist() == [[1, 4], [3, 6], [8, 0]]
 
 
+def test_widest_of_a_grouped_convolution():
+    mask = torch.ones(24, 1, 3, 3).bool()
+    assert [widest(mask, groups=g) for g in (1, 2, 3, 6, 24)] == [16, 4, 8, 4, 1]
+
+
 def test_gather_and_scatter_are_adjoint():
     pattern = Pattern.of(torch.rand(6, 1, 5, 3).lt(0.4).expand(-1, 4, -1, -1).flatten(0, 1)[:22], 4)
     weight = torch.randn(pattern.shape, dtype=torch.float64, requires_grad=True)
