@@ -45,13 +45,12 @@ def conversion(shape: str, layout: str, back: bool) -> Case:
 
 
 def through(f: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Callable:
-    """Forward and backward, with a gradient of ones; returns y and dx as torch orders them."""
+    """Forward and backward, of half the sum of squares: y, dx and the parameters' gradients."""
     inputs = [t.detach().requires_grad_() for t in (x, *parameters)]
-    dy = torch.ones_like(f(*inputs))
 
     def run() -> list[Tensor]:
         y = f(*inputs)
-        return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
+        return [y.detach(), *torch.autograd.grad(y, inputs, y.detach())]
 
     return run
 
@@ -71,7 +70,8 @@ def agree(run: dict[str, Callable]) -> None:
     mine, *theirs = (f() for f in run.values())
     mine = [from_blocked(t, HALO) if t.dim() == 5 else t for t in mine]
     for each in theirs:
-        torch.testing.assert_close(mine, each, rtol=1e-4, atol=1e-3)
+        for a, b in zip(mine, each, strict=True):  # norms: rounding decides what a ReLU lets pass
+            assert (a - b).norm() <= 1e-4 * b.norm()
 
 
 def batch_norm(shape: str) -> Case:
