@@ -12,32 +12,11 @@
 namespace sparsetrain {
 namespace {
 
-using torch::headeronly::ScalarType;
-using Sizes = std::vector<int64_t>;
 using Maybe = std::optional<Tensor>;
 
 template <typename T>
-const T* read(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <typename T>
-const T* read(const Maybe& t) {
+const T* maybe(const Maybe& t) {
   return t ? read<T>(*t) : nullptr;
-}
-
-template <typename T>
-T* write(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-// f gets a number of data's dtype.
-template <typename F>
-void with_type(const Tensor& data, const F& f) {
-  if (data.scalar_type() == ScalarType::Float)
-    f(float());
-  else
-    f(double());
 }
 
 // Every tensor is contiguous and of data's dtype. Without mean and var, those of data.
@@ -53,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Ma
   if (data.numel() == 0) return {torch::stable::zero_(y), m, v};
   with_type(data, [&](auto number) {
     using T = decltype(number);
-    const Norms<T> norms{read<T>(weight), read<T>(bias), read<T>(m), read<T>(v), eps};
+    const Norms<T> norms{maybe<T>(weight), maybe<T>(bias), read<T>(m), read<T>(v), eps};
     const auto run =
         relu ? batch_norm<T, true, decltype(by_grain)> : batch_norm<T, false, decltype(by_grain)>;
     run(read<T>(data), s, norms, write<T>(m), write<T>(v), moments, write<T>(y), to, by_grain);
@@ -71,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward_cpu(
   if (data.numel() == 0) return {torch::stable::zero_(dx), dweight, dbias};
   with_type(data, [&](auto number) {
     using T = decltype(number);
-    const Norms<T> norms{read<T>(weight), read<T>(bias), read<T>(mean), read<T>(var), eps};
+    const Norms<T> norms{maybe<T>(weight), maybe<T>(bias), read<T>(mean), read<T>(var), eps};
     const auto run = relu ? batch_norm_backward<T, true, decltype(by_grain)>
                           : batch_norm_backward<T, false, decltype(by_grain)>;
     run(read<T>(dy), from, read<T>(data), s, norms, training, write<T>(dx), write<T>(dweight),
