@@ -262,13 +262,14 @@ def small():
         ("snip", {"allocation": "uniform"}),
         ("snip", {"allocation": "uniform", "pattern": "vector:4"}),
         ("drive", {"dense_epochs": 0.2, "prune_epochs": 0.5}),
-        ("rigl", {"set": "interval=7"}),
+        ("rigl", {"allocation": "uniform", "set": "interval=12,fraction=0.2"}),
         ("fggp", {"set": "interval=8"}),
     ],
 )
 def test_packed_training_has_the_loss_curve_of_masked_dense_training(method, options):
     """Over 58 steps rounding, 1e-7, grows little; a lost momentum or weight shows at 1e-2."""
-    config = replace(QUICK, method=method, sparsity=0.6, epochs=1, batch_size=24, lr=0.05, checkpoint_every=0, **options)
+    own = {"sparsity": 0.6, "epochs": 1, "batch_size": 24, "lr": 0.05, "checkpoint_every": 0}
+    config = replace(QUICK, method=method, **own, **options)
     curves, found = {}, {}
     for mode in ("dense", "sparse"):
         curves[mode] = Losses()
@@ -277,12 +278,12 @@ def test_packed_training_has_the_loss_curve_of_masked_dense_training(method, opt
         assert (found[mode].execution.forms != {}) == (mode == "sparse")
     dense, sparse = found["dense"], found["sparse"]
     assert len(curves["dense"].each) > 50
-    print(curves["dense"].each[-1],max(abs(a/b-1) for a,b in zip(curves["dense"].each,curves["sparse"].each)), {n:int((m!=sparse.method.masks[n]).sum()) for n,m in dense.method.masks.items()})
-    assert curves["sparse"].each == pytest.approx(curves["dense"].each, rel=1e-3)
+    assert curves["dense"].each[-1] < 1.5
+    assert curves["sparse"].each == pytest.approx(curves["dense"].each, rel=1e-5)
     for name in ("parameters", "train_flops", "sparsity"):
         assert sparse.history[0][name] == dense.history[0][name]
     for p, q in zip(sparse.model.parameters(), dense.model.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
 def test_a_checkpoint_is_dense_and_any_execution_goes_on_from_it(tmp_path):
@@ -317,5 +318,6 @@ def test_auto_measures_and_rests_where_nothing_is_gained(monkeypatch):
     assert asked == [None]
     train(replace(config, sparsity=0.3), model=small())  # too dense to gain
     train(replace(config, bf16=True), model=small())
-    train(replace(config, method="rigl", set="interval=5,end=1.0"), model=small())  # changes too often
+    often = replace(config, method="rigl", set="interval=5,end=1.0")
+    train(often, model=small())
     assert asked == [None]

@@ -20,7 +20,7 @@ from sparsetrain.nn import SparseLayer
 from sparsetrain.swap import measure
 from sparsetrain.swap.cache import Cache, Times
 from sparsetrain.swap.exchange import pack_
-from sparsetrain.swap.report import FORMS, Report, Row
+from sparsetrain.swap.report import FORMS, TIMES, Report, Row
 from sparsetrain.swap.sites import Calls, Site, sites
 from sparsetrain.swap.trial import Forms, Trial, trying
 
@@ -44,8 +44,9 @@ def sparsify(
 
     A sparse layer holds and trains its live weights alone; activations stay in the kernels' layout
     between such layers. On the CPU in fp32; what cannot be sparse, and what is no faster, stays the
-    module that it is. With some number of threads set, and a sample of the batch that is to come,
-    the model never gets slower than it was. `densify` undoes all of this exactly.
+    module that it is, in the memory format that it has. With the number of threads that is to be,
+    and a sample of the batch that is to come, the model never gets slower than it was. `densify`
+    undoes all of this exactly.
 
     Args:
         masks: parameter name -> bool mask, true = kept, as a method's `masks`; what they prune
@@ -123,7 +124,7 @@ class _Choice:
                 self.forms.get(site.name, "dense"),
                 1 if sparse is None else sparse.weight.shape[1],
                 sparse is not None and sparse.output == "blocked",
-                {k: ms for k, ms in self.times.get(site.name, {}).items() if k in FORMS},
+                {k: ms for k, ms in self.times.get(site.name, {}).items() if k in TIMES},
                 site.why or self.why.get(site.name, ""),
             )
             rows.append(row)

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from sparsetrain.swap.exchange import Packing, sparse_form
 from sparsetrain.swap.sites import Calls, Site
 
 ROUNDS = 7  # that are counted, at most
-FEWEST = 3
+FEWEST = 2
 SECONDS = 0.5  # after which no more rounds are begun
+LAST = torch.channels_last
 Thunk = Callable[[], object]
 
 
@@ -49,6 +51,9 @@ def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
     x = torch.empty_strided(calls.shape, calls.stride).normal_().requires_grad_(calls.grad)
     stays = x.dim() == (4 if isinstance(layer, nn.Conv2d) else 2)  # blocked from layer to layer
     thunks = {"dense": _call(layer, x, training)}
+    if isinstance(layer, nn.Conv2d) and not x.is_contiguous(memory_format=LAST):
+        given = x.detach().to(memory_format=LAST).requires_grad_(calls.grad)
+        thunks["channels_last"] = _call(_channels_last(layer), given, training)
     for form, v in {"unstructured": 1, "vector": site.v}.items():
         if form == "unstructured" or v > 1:
             sparse, given = sparse_form(layer, Packing(site.mask, v)), x
@@ -58,6 +63,14 @@ def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
     if stays:
         thunks["border"] = lambda: Blocked.of(x.detach()).dense()
     return thunks
+
+
+def _channels_last(layer: nn.Conv2d) -> nn.Module:
+    """The same layer with a weight of its own."""
+    other, weight = copy(layer), layer.weight
+    other._parameters = dict(layer._parameters)
+    other.weight = nn.Parameter(weight.detach().to(memory_format=LAST), weight.requires_grad)
+    return other
 
 
 def _blocked(layer: SparseLayer, x: Tensor) -> Blocked:
@@ -75,6 +88,8 @@ def _call(layer: nn.Module, x: Tensor | Blocked, training: bool) -> Thunk:
     def thunk() -> object:
         with torch.set_grad_enabled(training):
             output = layer(x)
+            if isinstance(output, Blocked):
+                output = output.data  # that is when it is computed
             return gradients(output, inputs) if training else None
 
     return thunk
