@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from sparsetrain import patterns
 from sparsetrain.allocate import ALLOCATIONS
 from sparsetrain.groups import live_groups
-from sparsetrain.masks import COUNTS, Exclude, Masks, apply_, counted, prunable
+from sparsetrain.masks import COUNTS, Exclude, Masks, apply_, counted, mark_of, prunable
 from sparsetrain.methods.amounts import Amounts
 from sparsetrain.methods.method import Method, overflowed, plain
 from sparsetrain.optim import Masked
@@ -297,8 +297,3 @@ class Masking(Method):
             raise self._wrong(
                 f"initial_sparsity must be in [0, sparsity={self.sparsity}], got {initial}"
             )
-
-
-def mark_of(parameter: Tensor) -> tuple[int, int]:
-    """Address and version: equal as long as nothing has written to it."""
-    return parameter.data_ptr(), parameter._version

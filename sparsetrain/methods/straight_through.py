@@ -25,8 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsetrain.masks import apply_
-from sparsetrain.methods.masking import Masking, mark_of
+from sparsetrain.masks import apply_, mark_of
+from sparsetrain.methods.masking import Masking
 from sparsetrain.patterns import NM, Pattern
 from sparsetrain.select import best
 
