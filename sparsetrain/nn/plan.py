@@ -167,7 +167,8 @@ class Plan:
         blocks, channels, rows, columns, lanes = x.shape
         x = torch.nn.functional.pad(x, (0, 0, 0, -columns % t, 0, -rows % s))
         split = x.view(blocks, channels, x.shape[2] // s, s, x.shape[3] // t, t, lanes)
-        return split.permute(0, 1, 3, 5, 2, 4, 6).reshape(blocks, *self._phased)
+        phases = split.permute(0, 1, 3, 5, 2, 4, 6).reshape(blocks, *self._phased)
+        return phases.contiguous()  # of few numbers it can be a view
 
     def merged(self, phases: Tensor) -> Tensor:
         """The input's gradient from that of its phases, its halo zero."""
