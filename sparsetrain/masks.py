@@ -87,3 +87,8 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
     """Share of the masked weights that is pruned, in 0-1."""
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0
+
+
+def mark_of(parameter: Tensor) -> tuple[int, int]:
+    """Address and version: equal as long as nothing has written to it."""
+    return parameter.data_ptr(), parameter._version

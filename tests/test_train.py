@@ -29,6 +29,7 @@ QUICK = Config(
     checkpoint_every=2,
     lr=0.02,
     threads=1,
+    execution="dense",
 )
 
 
@@ -54,9 +55,12 @@ def tensors(folder):
     return flat
 
 
-@pytest.mark.parametrize("method", ["dense", "3sp", "drive"])
-def test_killed_in_an_epoch_and_resumed_is_bit_for_bit_the_same(method, tmp_path):
-    config = replace(QUICK, method=method)
+@pytest.mark.parametrize(
+    ("method", "execution"),
+    [("dense", "auto"), ("3sp", "auto"), ("drive", "dense"), ("drive", "sparse")],
+)
+def test_killed_in_an_epoch_and_resumed_is_bit_for_bit_the_same(method, execution, tmp_path):
+    config = replace(QUICK, method=method, execution=execution)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config, whole)
 
@@ -191,6 +195,7 @@ def test_resuming_something_else(tmp_path):
         ({"method": "driv"}, "no method is called 'driv'; did you mean 'drive'"),
         ({"sparsity": 1.0}, r"sparsity must be the share removed, in \[0, 1\), got 1.0"),
         ({"flops": 0.0}, r"flops must be the share kept, in \(0, 1\], got 0.0"),
+        ({"execution": "spars"}, "did you mean 'sparse'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
