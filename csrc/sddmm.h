@@ -1,8 +1,9 @@
 // sddmm on the CPU. What it computes: sparsetrain/ops/sddmm.py.
 //
-// A tile of dy, R lines times P registers of V channels, stays in registers while all entries of
-// the group pass; four sums at a time are reduced across lanes together. Threads share the groups,
-// so each gradient is summed by one thread in one order.
+// Some entries times some channels are summed at a time, lane by lane, over a tile of dy and x that
+// L1 holds, and reduced across lanes once: for V = 1 a load of x for each multiply-add, for V = 4
+// two loads of x and four of dy for eight. Threads share the groups, so that each gradient is
+// summed by one thread in one order.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -1,126 +1,140 @@
 // The loops of sddmm.h for one instruction set: see vec.h and each_isa.h.
 
-// dvalue of a group's entries += sum over the tile of dy * x. For V = 1 four entries share a
-// reduction, else four channels of one entry.
-template <int V, int R, int P, bool partial>
-SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob& job, int64_t segment, int64_t group,
-                                   const float* x, int64_t dy_at, int tail) {
-  const SpmmShape& s = job.shape;
-  const int64_t begin = job.start[segment * s.groups + group];
-  const int64_t end = job.start[segment * s.groups + group + 1];
-  if (begin == end) return;
-  const int64_t channel = group * V;
-  const int live = int(std::min<int64_t>(V, s.channels - channel));
-  Reg dy[V][R][P];
-  for (int v = 0; v < V; v++)
-    for (int r = 0; r < R; r++)
-      for (int p = 0; p < P; p++) {
-        const float* from =
-            job.dy + dy_at + (channel + v) * s.y_channel + r * s.y_line + p * kWidth;
-        dy[v][r][p] = v >= live               ? broadcast(0)
-                      : partial && p == P - 1 ? load_first(from, tail)
-                                              : load(from);
+// A part of dy and x: `lines` lines of `registers` registers, the last with `tail` floats.
+struct SddmmTile {
+  int lines, registers, tail;
+};
+
+// Channels of one pass, and entries that are summed at a time; their sums fill half the registers.
+constexpr int sddmm_channels(int v) { return std::min(v, 8); }
+constexpr int sddmm_entries(int v) { return std::max(1, kRegisters / 2 / std::max(v, 2)); }
+
+// sum[e][c] = sum over the tile of dy[c] * x[e].
+template <int C, int E, bool partial>
+SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
+                                   const float* const (&x)[E], const float* dy, Reg (&sum)[E][C]) {
+  Reg part[E][C];
+  for (int e = 0; e < E; e++)
+    for (int c = 0; c < C; c++) part[e][c] = broadcast(0);
+  const int full = partial ? tile.registers - 1 : tile.registers;
+  for (int r = 0; r < tile.lines; r++) {
+    const int64_t x_line = r * s.x_line, dy_line = r * s.y_line;
+    for (int p = 0; p < full; p++) {
+      Reg at[C];
+      for (int c = 0; c < C; c++) at[c] = load(dy + dy_line + c * s.y_channel + p * kWidth);
+      for (int e = 0; e < E; e++) {
+        const Reg in = load(x[e] + x_line + p * kWidth);
+        for (int c = 0; c < C; c++) part[e][c] = multiply_add(at[c], in, part[e][c]);
       }
-  constexpr int kEntries = V == 1 ? 4 : 1, kSums = V == 1 ? 4 : V;
-  for (int64_t k = begin; k < end; k += kEntries) {
-    Reg sum[kSums];
-    for (int j = 0; j < kSums; j++) sum[j] = broadcast(0);
-    for (int e = 0; e < kEntries; e++) {
-      const float* at = x + job.offset[std::min(k + e, end - 1)];
-      for (int r = 0; r < R; r++)
-        for (int p = 0; p < P; p++) {
-          const float* from = at + r * s.x_line + p * kWidth;
-          const Reg in = partial && p == P - 1 ? load_first(from, tail) : load(from);
-          for (int v = 0; v < V; v++) sum[e + v] = multiply_add(dy[v][r][p], in, sum[e + v]);
-        }
     }
-    if (V > 1) {
-      for (int j = 0; j < kSums; j += 4) add_sums(sum + j, job.dvalue + k * V + j);
-    } else if (k + 4 <= end) {
-      add_sums(sum, job.dvalue + k);
-    } else {
-      float rest[4] = {};
-      add_sums(sum, rest);
-      for (int64_t e = 0; k + e < end; e++) job.dvalue[k + e] += rest[e];
+    if (!partial) continue;
+    for (int e = 0; e < E; e++) {
+      const Reg in = load_first(x[e] + x_line + full * kWidth, tile.tail);
+      for (int c = 0; c < C; c++) {
+        const float* from = dy + dy_line + c * s.y_channel + full * kWidth;
+        part[e][c] = multiply_add(load_first(from, tile.tail), in, part[e][c]);
+      }
+    }
+  }
+  for (int e = 0; e < E; e++)
+    for (int c = 0; c < C; c++) sum[e][c] = part[e][c];
+}
+
+// dvalue of the first `count` of entries k, k + 1, ... of a group whose channels are all there;
+// `first` is the first of the C channels of this pass.
+template <int V, int C, int E, bool partial>
+SPARSETRAIN_TARGET void sddmm_block(const SddmmJob& job, const SddmmTile& tile, int64_t k,
+                                    int count, const float* x, const float* dy, int first) {
+  const float* from[E];
+  for (int e = 0; e < E; e++) from[e] = x + job.offset[k + std::min(e, count - 1)];
+  Reg sum[E][C];
+  sddmm_sums<C, E, partial>(job.shape, tile, from, dy, sum);
+  if constexpr (C >= 4) {
+    for (int e = 0; e < count; e++)
+      for (int c = 0; c < C; c += 4) add_sums(sum[e] + c, job.dvalue + (k + e) * V + first + c);
+  } else {
+    for (int e = 0; e < E; e += 4) {
+      const Reg four[4] = {sum[e][0], sum[e + 1][0], sum[e + 2][0], sum[e + 3][0]};
+      float total[4] = {};
+      add_sums(four, total);
+      for (int j = e; j < std::min(e + 4, count); j++) job.dvalue[k + j] += total[j - e];
     }
   }
 }
 
-using SddmmTile = void (*)(const SddmmJob&, int64_t, int64_t, const float*, int64_t, int);
-
-// Registers for dy; the rest hold four sums, x and addresses.
-constexpr int sddmm_held(int v) { return std::max(1, kRegisters / 2 / v); }
-
-template <int V, int R, int P>
-SPARSETRAIN_TARGET SddmmTile sddmm_tile_of(bool partial) {
-  if constexpr (R * P <= sddmm_held(V))
-    return partial ? sddmm_tile<V, R, P, true> : sddmm_tile<V, R, P, false>;
-  else
-    return nullptr;
-}
-
-template <int V, int R>
-SPARSETRAIN_TARGET SddmmTile sddmm_tile_of(int registers, bool partial) {
-  switch (registers) {
-    case 1:
-      return sddmm_tile_of<V, R, 1>(partial);
-    case 2:
-      return sddmm_tile_of<V, R, 2>(partial);
-    case 3:
-      return sddmm_tile_of<V, R, 3>(partial);
-    case 4:
-      return sddmm_tile_of<V, R, 4>(partial);
-    case 5:
-      return sddmm_tile_of<V, R, 5>(partial);
-    case 6:
-      return sddmm_tile_of<V, R, 6>(partial);
-    case 7:
-      return sddmm_tile_of<V, R, 7>(partial);
-    default:
-      return sddmm_tile_of<V, R, 8>(partial);
+template <int V, int C, bool partial>
+SPARSETRAIN_TARGET void sddmm_group(const SddmmJob& job, const SddmmTile& tile,
+                                    const int64_t (&range)[2], const float* x, const float* dy,
+                                    int first) {
+  constexpr int E = sddmm_entries(V), half = std::max(V == 1 ? 4 : 1, E / 2);
+  for (int64_t k = range[0]; k < range[1]; k += E) {
+    const int count = int(std::min<int64_t>(E, range[1] - k));
+    if (count > half)
+      sddmm_block<V, C, E, partial>(job, tile, k, count, x, dy, first);
+    else
+      sddmm_block<V, C, half, partial>(job, tile, k, count, x, dy, first);
   }
 }
 
-template <int V>
-SPARSETRAIN_TARGET SddmmTile sddmm_tile_of(int lines, int registers, bool partial) {
-  if (lines == 4) return sddmm_tile_of<V, 4>(registers, partial);
-  return lines == 2 ? sddmm_tile_of<V, 2>(registers, partial)
-                    : sddmm_tile_of<V, 1>(registers, partial);
+// The same for the last group where v does not divide the channels: one channel at a time.
+SPARSETRAIN_TARGET inline void sddmm_rest(const SddmmJob& job, const SddmmTile& tile, int v,
+                                          const int64_t (&range)[2], const float* x,
+                                          const float* dy, int channels) {
+  for (int64_t k = range[0]; k < range[1]; k++)
+    for (int c = 0; c < channels; c++) {
+      const float* const from[1] = {x + job.offset[k]};
+      Reg sum[1][1];
+      sddmm_sums<1, 1, true>(job.shape, tile, from, dy + c * job.shape.y_channel, sum);
+      Reg four[4] = {sum[0][0], broadcast(0), broadcast(0), broadcast(0)};
+      float total[4] = {};
+      add_sums(four, total);
+      job.dvalue[k * v + c] += total[0];
+    }
 }
 
 template <int V>
-SPARSETRAIN_TARGET void sddmm_lines(const SddmmJob& job, const int64_t (&at)[2], int lines,
-                                    const int64_t (&groups)[2], int most) {
+SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob& job, const SddmmTile& tile, int64_t x_at,
+                                   int64_t dy_at, const int64_t (&groups)[2]) {
   const SpmmShape& s = job.shape;
-  const int64_t x_at = at[0] * s.x_block + at[1] * s.x_line;
-  const int64_t y_at = at[0] * s.y_block + at[1] * s.y_line;
-  const int64_t all = (s.run + kWidth - 1) / kWidth, chunks = (all + most - 1) / most;
-  for (int64_t c = 0, from = 0; c < chunks; c++) {
-    const int count = int((all - from + chunks - c - 1) / (chunks - c));
-    const int tail = int(std::min<int64_t>(kWidth, s.run - (from + count - 1) * kWidth));
-    const SddmmTile tile = sddmm_tile_of<V>(lines, count, tail < kWidth);
-    for (int64_t segment = 0; segment < s.segments; segment++)
-      for (int64_t g = groups[0]; g < groups[1]; g++)
-        tile(job, segment, g, job.x + x_at + from * kWidth, y_at + from * kWidth, tail);
-    from += count;
-  }
+  constexpr int C = sddmm_channels(V);
+  for (int64_t segment = 0; segment < s.segments; segment++)
+    for (int64_t g = groups[0]; g < groups[1]; g++) {
+      const int32_t* start = job.start + segment * s.groups + g;
+      const int64_t range[2] = {start[0], start[1]};
+      const float* x = job.x + x_at;
+      const float* dy = job.dy + dy_at + g * V * s.y_channel;
+      if ((g + 1) * V > s.channels) {
+        sddmm_rest(job, tile, V, range, x, dy, int(s.channels - g * V));
+        continue;
+      }
+      for (int c = 0; c < V; c += C)
+        if (tile.tail < kWidth)
+          sddmm_group<V, C, true>(job, tile, range, x, dy + c * s.y_channel, c);
+        else
+          sddmm_group<V, C, false>(job, tile, range, x, dy + c * s.y_channel, c);
+    }
 }
 
+// A tile has about kTile registers of each channel: enough to pay for the reduction across lanes,
+// few enough for L1 to hold what a segment reads.
 template <int V, typename Parallel>
 void sddmm_of(const SddmmJob& job, int threads, Parallel parallel) {
+  constexpr int64_t kTile = 32, kColumns = 16;
   const SpmmShape& s = job.shape;
   const int64_t all = (s.run + kWidth - 1) / kWidth;
-  const int most = int(std::min<int64_t>({all, sddmm_held(V), 8}));
-  int lines = 4;
-  while (lines > 1 && (lines * most > sddmm_held(V) || lines > s.lines)) lines /= 2;
-  const int64_t parts = std::min<int64_t>(s.groups, threads);
+  const int64_t most = std::min(all, kColumns);
+  const int64_t lines = std::min(s.lines, std::max<int64_t>(1, kTile / most));
+  const int64_t chunks = (all + most - 1) / most, parts = std::min<int64_t>(s.groups, threads);
   parallel(parts, [&](int64_t begin, int64_t end) {
     const int64_t groups[2] = {s.groups * begin / parts, s.groups * end / parts};
     for (int64_t block = 0; block < s.blocks; block++)
-      for (int64_t line = 0, step = lines; line < s.lines; step /= 2)
-        for (; line + step <= s.lines; line += step) {
-          const int64_t at[2] = {block, line};
-          sddmm_lines<V>(job, at, int(step), groups, most);
+      for (int64_t line = 0; line < s.lines; line += lines)
+        for (int64_t c = 0; c < chunks; c++) {
+          const int64_t from = all * c / chunks, count = all * (c + 1) / chunks - from;
+          const int tail = int(std::min<int64_t>(kWidth, s.run - (from + count - 1) * kWidth));
+          const SddmmTile tile{int(std::min(lines, s.lines - line)), int(count), tail};
+          sddmm_tile<V>(job, tile, block * s.x_block + line * s.x_line + from * kWidth,
+                        block * s.y_block + line * s.y_line + from * kWidth, groups);
         }
   });
 }

@@ -57,7 +57,7 @@ SPARSETRAIN_TARGET void spmm_tile(const SpmmJob& job, int64_t segment, int64_t g
 using SpmmTile = void (*)(const SpmmJob&, int64_t, int64_t, const float*, int64_t, int);
 
 // Registers for sums; the rest hold x, the value and addresses.
-constexpr int spmm_sums(int v) { return (kRegisters * 3 / 4) / v; }
+constexpr int spmm_sums(int v) { return v == 1 ? kRegisters * 3 / 4 : kRegisters / 2 / v; }
 
 template <int V, int R, int P>
 SPARSETRAIN_TARGET SpmmTile spmm_tile_of(bool partial) {

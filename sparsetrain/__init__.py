@@ -8,6 +8,7 @@ from sparsetrain import distributed as distributed
 from sparsetrain import masks as masks
 from sparsetrain import methods as methods
 from sparsetrain import models as models
+from sparsetrain import nn as nn
 from sparsetrain import ops as ops
 from sparsetrain import scores as scores
 from sparsetrain.patterns import NM as NM

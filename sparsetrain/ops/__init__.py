@@ -2,6 +2,16 @@
 
 from sparsetrain.ops.bits import bits_of as bits_of
 from sparsetrain.ops.bits import mask_of as mask_of
+from sparsetrain.ops.blocked import from_blocked as from_blocked
+from sparsetrain.ops.blocked import from_blocked_reference as from_blocked_reference
+from sparsetrain.ops.blocked import to_blocked as to_blocked
+from sparsetrain.ops.blocked import to_blocked_reference as to_blocked_reference
+from sparsetrain.ops.blocked import with_halo as with_halo
+from sparsetrain.ops.blocked import with_halo_reference as with_halo_reference
+from sparsetrain.ops.blocked_batch_norm import blocked_batch_norm as blocked_batch_norm
+from sparsetrain.ops.blocked_batch_norm import (
+    blocked_batch_norm_reference as blocked_batch_norm_reference,
+)
 from sparsetrain.ops.channel_scores import channel_scores as channel_scores
 from sparsetrain.ops.channel_scores import channel_scores_reference as channel_scores_reference
 from sparsetrain.ops.gather_channels import gather_channels as gather_channels

@@ -4,6 +4,7 @@ Momentum, Adam's moments, Adagrad's sums: any state tensor of its parameter's sh
 and other scalars are not among them.
 """
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -29,3 +30,13 @@ def clear_(parameter: Tensor, mask: Tensor, optimizer: Optimizer | None) -> None
     grad = [] if parameter.grad is None else [parameter.grad]
     for tensor in (parameter.data, *grad, *state_like(optimizer, parameter)):
         local(tensor).masked_fill_(pruned, 0)
+
+
+def set_data_(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor that others hold (a parameter, its gradient, its state) data of any shape."""
+    # autograd keeps a leaf's accumulator, with its old shape, as long as some graph is alive;
+    # it drops it when the dtype changes, so pass through another dtype.
+    other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
+    if tensor.is_floating_point():
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.ops import gather_channels
-from sparsetrain.optim import Masked, state_like
+from sparsetrain.optim import Masked, set_data_, state_like
 from sparsetrain.shrink.graph import Graph, named_tensor
 
 Index = Tensor | None
@@ -39,7 +39,7 @@ class Cut:
     def undo(self) -> None:
         """Put every tensor and attribute back."""
         for tensor, data in reversed(self._before):
-            _set_data(tensor, data)
+            set_data_(tensor, data)
         for module in self._modules:
             set_sizes(module)
 
@@ -55,7 +55,7 @@ class Cut:
             )
             for i, old, new in zip(mine, data, kept, strict=True):
                 self._before.append((tensors[i], old))
-                _set_data(tensors[i], new)
+                set_data_(tensors[i], new)
 
     def resize(self, module: nn.Module) -> None:
         self._modules.append(module)
@@ -140,7 +140,7 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
         if old != new:
             format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
             empty = torch.empty(new, dtype=tensor.dtype, device=tensor.device)
-            _set_data(tensor, empty.to(memory_format=format_) if len(new) == 4 else empty)
+            set_data_(tensor, empty.to(memory_format=format_) if len(new) == 4 else empty)
     for module in model.modules():
         set_sizes(module)
 
@@ -189,15 +189,6 @@ def _moved(indices: list[Index], device: torch.device) -> list[Index]:
     parts = torch.cat(list(each.values())).to(device).split([len(i) for i in each.values()])
     there = dict(zip(each, parts, strict=True))
     return [i if i is None else there[id(i)] for i in indices]
-
-
-def _set_data(tensor: Tensor, data: Tensor) -> None:
-    # autograd keeps a leaf's accumulator, with its old shape, as long as some graph is alive;
-    # it drops it when the dtype changes, so pass through another dtype.
-    other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
-    if tensor.is_floating_point():
-        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
-    tensor.data = data
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

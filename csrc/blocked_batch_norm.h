@@ -1,0 +1,196 @@
+// blocked_batch_norm on the CPU. What it computes: sparsetrain/ops/blocked_batch_norm.py.
+//
+// A thread does one channel after another, first its sums and then its numbers, so that the second
+// pass finds in a cache what the first has read: to memory that is x read and y written, and
+// backward x and dy read and dx written. The ReLU's mask is computed anew from x, by the same
+// operations, and not read. Sums are fp64, in eight parts; they depend neither on the threads nor
+// on the instruction set.
+//
+// Raw pointers only: the same loop serves the PyTorch op (torch/blocked_batch_norm.cpp) and
+// anything without PyTorch.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "blocked.h"
+#include "simd.h"
+
+namespace sparsetrain {
+
+constexpr int kParts = 8;
+constexpr int64_t kAtOnce = 256;  // products that are made before they are added: in L1
+
+struct Sums {
+  double first[kParts] = {}, second[kParts] = {};
+  static double folded(const double* p) {
+    return ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
+  }
+};
+
+// What a channel's numbers go through: y = (x - mean) scale + bias, then perhaps the ReLU.
+template <typename T>
+struct Norm {
+  T mean, scale, bias;
+};
+
+// Of all channels, [channels] each; weight and bias may be null: 1 and 0.
+template <typename T>
+struct Norms {
+  const T *weight, *bias, *mean, *var;
+  double eps;
+  double invstd(int64_t c) const { return 1 / std::sqrt(double(var[c]) + eps); }
+  Norm<T> of(int64_t c) const {
+    return {mean[c], T((weight ? double(weight[c]) : 1.0) * invstd(c)), bias ? bias[c] : T(0)};
+  }
+};
+
+// dy where the ReLU let x through, else 0; NaN goes through, as in torch.relu.
+template <typename T, bool relu>
+SPARSETRAIN_LOOP T passed(T dy, T x, const Norm<T>& n) {
+  const T y = (x - n.mean) * n.scale + n.bias;
+  return relu && y <= T(0) ? T(0) : dy;
+}
+
+// The sums of x and of x squared over a plane; squares of fp32 are exact in fp64.
+template <typename T>
+SPARSETRAIN_LOOP void add_moments(const T* plane, Plane p, Sums* sums) {
+  Sums s = *sums;
+  for (int64_t row = 0; row < p.rows; row++) {
+    const T* x = plane + p.at(row);
+    const int64_t whole = p.run - p.run % kParts;
+    for (int64_t i = 0; i < whole; i += kParts)
+      for (int k = 0; k < kParts; k++) {
+        s.first[k] += double(x[i + k]);
+        s.second[k] += double(x[i + k]) * double(x[i + k]);
+      }
+    for (int64_t i = whole; i < p.run; i++) {
+      s.first[i - whole] += double(x[i]);
+      s.second[i - whole] += double(x[i]) * double(x[i]);
+    }
+  }
+  *sums = s;
+}
+
+// The sums of g and of g (x - mean) over a plane, g being dy where the ReLU let x through. Products
+// and sums are apart, so that a compiler vectorises both.
+template <typename T, bool relu>
+SPARSETRAIN_LOOP void add_products(const T* x_plane, Plane p, const T* dy_plane, Plane q, Norm<T> n,
+                                   Sums* sums) {
+  Sums s = *sums;
+  alignas(64) T g[kAtOnce], centred[kAtOnce];
+  for (int64_t row = 0; row < p.rows; row++)
+    for (int64_t at = 0; at < p.run; at += kAtOnce) {
+      const T *x = x_plane + p.at(row) + at, *dy = dy_plane + q.at(row) + at;
+      const int64_t count = std::min(kAtOnce, p.run - at);
+      for (int64_t i = 0; i < count; i++) {
+        g[i] = passed<T, relu>(dy[i], x[i], n);
+        centred[i] = x[i] - n.mean;
+      }
+      for (int64_t i = count; i % kParts; i++) g[i] = centred[i] = 0;
+      for (int64_t i = 0; i < count; i += kParts)
+        for (int k = 0; k < kParts; k++) {
+          s.first[k] += double(g[i + k]);
+          s.second[k] += double(g[i + k]) * double(centred[i + k]);
+        }
+    }
+  *sums = s;
+}
+
+template <typename T, bool relu>
+SPARSETRAIN_LOOP void norm_plane(const T* x_plane, Plane p, T* y_plane, Plane q, Norm<T> n) {
+  for (int64_t row = 0; row < p.rows; row++) {
+    const T* __restrict x = x_plane + p.at(row);
+    T* __restrict y = y_plane + q.at(row);
+    for (int64_t i = 0; i < p.run; i++) {
+      const T z = (x[i] - n.mean) * n.scale + n.bias;
+      y[i] = relu && z <= T(0) ? T(0) : z;
+    }
+  }
+}
+
+// dx = (g - of_mean - (x - mean) of_var) scale
+template <typename T, bool relu>
+SPARSETRAIN_LOOP void norm_plane_backward(const T* x_plane, T* dx_plane, Plane p, const T* dy_plane,
+                                          Plane q, Norm<T> n, T of_mean, T of_var) {
+  for (int64_t row = 0; row < p.rows; row++) {
+    const T* __restrict x = x_plane + p.at(row), * __restrict dy = dy_plane + q.at(row);
+    T* __restrict dx = dx_plane + p.at(row);
+    for (int64_t i = 0; i < p.run; i++) {
+      const T g = passed<T, relu>(dy[i], x[i], n);
+      dx[i] = (g - of_mean - (x[i] - n.mean) * of_var) * n.scale;
+    }
+  }
+}
+
+// Two views of the same pixels, joined where both can be.
+struct Pair {
+  Plane a, b;
+};
+
+inline Pair joined(const Plane& a, const Plane& b) {
+  return a.side || b.side ? Pair{a, b} : Pair{joined(a), joined(b)};
+}
+
+// mean and var of each channel of x. Parallel(n, elements, f) calls f(begin, end) over [0, n),
+// items of that many elements, on several threads.
+template <typename T>
+void channel_moments(const T* x, const Blocking& s, int64_t c, T* mean, T* var) {
+  const Plane p = joined(s.plane());
+  Sums sums;
+  for (int64_t b = 0; b < s.blocks; b++)
+    simd<add_moments<T>>(x + (b * s.channels + c) * p.size(), p, &sums);
+  const double n = double(s.blocks) * s.height * s.width * s.lanes;
+  const double m = Sums::folded(sums.first) / n;
+  mean[c] = T(m);
+  var[c] = T(std::max(0.0, Sums::folded(sums.second) / n - m * m));
+}
+
+// y, with y's halo, from x; moments: mean and var are those of x, and are written first.
+template <typename T, bool relu, typename Parallel>
+void batch_norm(const T* x, const Blocking& s, const Norms<T>& norms, T* mean, T* var, bool moments,
+                T* y, const Blocking& to, Parallel parallel) {
+  const Pair p = joined(s.plane(), to.plane());
+  parallel(s.channels, s.blocks * p.a.size(), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c++) {
+      if (moments) channel_moments(x, s, c, mean, var);
+      for (int64_t b = 0; b < s.blocks; b++) {
+        const int64_t i = b * s.channels + c;
+        zero_around(y + i * p.b.size(), p.b);
+        simd<norm_plane<T, relu>>(x + i * p.a.size(), p.a, y + i * p.b.size(), p.b, norms.of(c));
+      }
+    }
+  });
+}
+
+// dx, with x's halo, dweight and dbias, from dy; moments: as they were forward.
+template <typename T, bool relu, typename Parallel>
+void batch_norm_backward(const T* dy, const Blocking& from, const T* x, const Blocking& s,
+                         const Norms<T>& norms, bool moments, T* dx, T* dweight, T* dbias,
+                         Parallel parallel) {
+  const Pair p = joined(s.plane(), from.plane());
+  const double n = double(s.blocks) * s.height * s.width * s.lanes;
+  parallel(s.channels, s.blocks * p.a.size(), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; c++) {
+      const Norm<T> norm = norms.of(c);
+      Sums sums;
+      for (int64_t b = 0; b < s.blocks; b++) {
+        const int64_t i = b * s.channels + c;
+        simd<add_products<T, relu>>(x + i * p.a.size(), p.a, dy + i * p.b.size(), p.b, norm, &sums);
+      }
+      const double invstd = norms.invstd(c), total = Sums::folded(sums.first);
+      const double product = Sums::folded(sums.second);
+      dweight[c] = T(product * invstd);
+      dbias[c] = T(total);
+      const T of_mean = T(moments ? total / n : 0);
+      const T of_var = T(moments ? product * invstd * invstd / n : 0);
+      for (int64_t b = 0; b < s.blocks; b++) {
+        const int64_t i = b * s.channels + c;
+        zero_around(dx + i * p.a.size(), p.a);
+        simd<norm_plane_backward<T, relu>>(x + i * p.a.size(), dx + i * p.a.size(), p.a,
+                                           dy + i * p.b.size(), p.b, norm, of_mean, of_var);
+      }
+    }
+  });
+}
+
+}  // namespace sparsetrain

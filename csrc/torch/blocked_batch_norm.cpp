@@ -1,0 +1,90 @@
+// blocked_batch_norm as PyTorch ops on the CPU. Built on torch's stable ABI: one binary serves
+// every torch >= 2.11.
+#include "../blocked_batch_norm.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "blocked.h"
+
+namespace sparsetrain {
+namespace {
+
+using torch::headeronly::ScalarType;
+using Sizes = std::vector<int64_t>;
+using Maybe = std::optional<Tensor>;
+
+template <typename T>
+const T* read(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <typename T>
+const T* read(const Maybe& t) {
+  return t ? read<T>(*t) : nullptr;
+}
+
+template <typename T>
+T* write(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// f gets a number of data's dtype.
+template <typename F>
+void with_type(const Tensor& data, const F& f) {
+  if (data.scalar_type() == ScalarType::Float)
+    f(float());
+  else
+    f(double());
+}
+
+// Every tensor is contiguous and of data's dtype. Without mean and var, those of data.
+std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Maybe weight,
+                                                          Maybe bias, Maybe mean, Maybe var,
+                                                          double eps, bool relu, Sizes halo,
+                                                          Sizes new_halo) {
+  const Blocking s = blocking_of(data, halo), to = with_halo(s, new_halo);
+  const bool moments = !mean;
+  Tensor y = empty_blocked(data, to);
+  Tensor m = mean ? torch::stable::clone(*mean) : torch::stable::new_zeros(data, {s.channels});
+  Tensor v = var ? torch::stable::clone(*var) : torch::stable::new_zeros(data, {s.channels});
+  if (data.numel() == 0) return {torch::stable::zero_(y), m, v};
+  with_type(data, [&](auto number) {
+    using T = decltype(number);
+    const Norms<T> norms{read<T>(weight), read<T>(bias), read<T>(m), read<T>(v), eps};
+    const auto run =
+        relu ? batch_norm<T, true, decltype(by_grain)> : batch_norm<T, false, decltype(by_grain)>;
+    run(read<T>(data), s, norms, write<T>(m), write<T>(v), moments, write<T>(y), to, by_grain);
+  });
+  return {y, m, v};
+}
+
+std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward_cpu(
+    const Tensor& dy, const Tensor& data, Maybe weight, Maybe bias, const Tensor& mean,
+    const Tensor& var, double eps, bool relu, bool training, Sizes halo, Sizes new_halo) {
+  const Blocking s = blocking_of(data, halo), from = with_halo(s, new_halo);
+  Tensor dx = empty_blocked(data, s);
+  Tensor dweight = torch::stable::new_zeros(data, {s.channels});
+  Tensor dbias = torch::stable::new_zeros(data, {s.channels});
+  if (data.numel() == 0) return {torch::stable::zero_(dx), dweight, dbias};
+  with_type(data, [&](auto number) {
+    using T = decltype(number);
+    const Norms<T> norms{read<T>(weight), read<T>(bias), read<T>(mean), read<T>(var), eps};
+    const auto run = relu ? batch_norm_backward<T, true, decltype(by_grain)>
+                          : batch_norm_backward<T, false, decltype(by_grain)>;
+    run(read<T>(dy), from, read<T>(data), s, norms, training, write<T>(dx), write<T>(dweight),
+        write<T>(dbias), by_grain);
+  });
+  return {dx, dweight, dbias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CPU, m) {
+  m.impl("blocked_batch_norm", TORCH_BOX(&blocked_batch_norm_cpu));
+  m.impl("blocked_batch_norm_backward", TORCH_BOX(&blocked_batch_norm_backward_cpu));
+}
+
+}  // namespace sparsetrain
