@@ -278,7 +278,7 @@ def bench_layers(
     pattern: Annotated[list[str], typer.Option(help="only these")] = [],  # noqa: B006
     threads: Threads = [1, 2],  # noqa: B006
     repeats: Repeats = 20,
-    patience: Annotated[float, typer.Option(min=0, help="seconds a contender, at most")] = 1.0,
+    patience: Annotated[float, typer.Option(min=0, help="seconds a contender, at most")] = 2.0,
     compiled: Annotated[bool, typer.Option(help="time torch.compile too")] = True,
     with_rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="if installed")] = True,
     json_path: ResultFile = None,

@@ -105,8 +105,16 @@ def over_sparsity(panels: Mapping[str, Mapping[str, Line]], y: str) -> Figure:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axes in each[len(panels) :]:
         axes.remove()
-    handles = {h.get_label(): h for axes in each for h in axes.get_lines() if h.get_label() in labels}
-    figure.legend(handles=list(handles.values()), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    handles = {
+        h.get_label(): h for axes in each for h in axes.get_lines() if h.get_label() in labels
+    }
+    figure.legend(
+        handles=list(handles.values()),
+        frameon=False,
+        fontsize=8,
+        loc="outside lower center",
+        ncols=3,
+    )
     return figure
 
 

@@ -1,7 +1,7 @@
 """What the project promises of single sparse layers, beside what was measured.
 
 Layers of a network are added up as often as it has them: the promise is one of its sparse layers
-together. Ours is inside a chain of blocked layers; with conversions at the borders it stands beside.
+together. Ours is inside a chain of blocked layers; with conversions at its borders beside it.
 """
 
 from collections.abc import Callable, Sequence

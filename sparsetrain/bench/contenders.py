@@ -160,24 +160,29 @@ def _inside(data: Data, form: Form, mask: Tensor) -> Contender | None:
     """With x, y, dx and dy in the layout that neighbours would have; None where there is none."""
     layer = sparse_layer(data, form, mask)
     layer.output = "blocked"
-    y, padding = layer(data.x), (data.problem.layer.padding,) * 2
-    if not isinstance(y, Blocked):
+    padding = (data.problem.layer.padding,) * 2
+    layer.reader_halo = padding
+    lanes = _lanes(layer(data.x))
+    if lanes is None:
         return None
-    x = Blocked.of(data.x, y.lanes, padding)
-    dy = Blocked.of(data.dy, y.lanes).with_halo(y.halo)
+    x = Blocked.of(data.x, lanes, padding)
+    y = layer(x.like(x.data.clone().requires_grad_()))  # with the halo of training
+    dy = Blocked.of(data.dy, lanes).with_halo(y.halo)
 
     def call(leaf: Tensor) -> Tensor:
         return layer(x.like(leaf)).data
 
-    with torch.inference_mode():
-        halo = layer(x).halo  # of inference, which needs none for the way back
-    plain = (
-        lambda of: y.like(of, y.halo if of.shape == y.data.shape else halo).dense(),
-        lambda of: x.like(of).dense(),
-        layer.pattern.scatter,
-    )
+    def plain(of: Tensor) -> Tensor:
+        halo = (of.shape[2] - y.positions[0]) // 2, (of.shape[3] - y.positions[1]) // 2
+        return y.like(of, halo).dense()
+
     forward, step = inferrer(call, x.data), stepper(call, layer.weight, x.data, dy.data)
-    return Contender(OURS, form, int(mask.count_nonzero()), forward, step, plain)
+    views = (plain, lambda dx: x.like(dx).dense(), layer.pattern.scatter)
+    return Contender(OURS, form, int(mask.count_nonzero()), forward, step, views)
+
+
+def _lanes(y: Tensor | Blocked) -> int | None:
+    return y.lanes if isinstance(y, Blocked) else None
 
 
 def disagreement(found: Sequence[Tensor], truth: Sequence[Tensor]) -> str:

@@ -92,11 +92,21 @@ def _shown(b: BreakEven) -> str:
 
 
 def _bars_table(found: Sequence[bars.Bar]) -> Table:
-    """`all` weighs layers as their network has them; "short" says where the time goes."""
+    """`least` is of one layer; where it falls short, useful FLOPs and time outside the kernels."""
     shown = _empty(
         "what was promised",
         ("what", "pattern"),
-        ("sparsity", "threads", "promised", "all", "least layer", "borders", "", "of peak", "outside"),
+        (
+            "sparsity",
+            "threads",
+            "promised",
+            "all",
+            "least",
+            "borders",
+            "",
+            "of peak",
+            "outside",
+        ),
     )
     for b in found:
         short = b.times < b.promised

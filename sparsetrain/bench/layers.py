@@ -29,7 +29,7 @@ PASS_FLOPS = {"forward": 1, "training": 3}
 @dataclass(frozen=True)
 class Options:
     repeats: int = 20
-    patience_s: float = 1.0
+    patience_s: float = 2.0
     compiled: bool = True
     with_rivals: bool = True
 
@@ -58,7 +58,9 @@ def run(
                 records += measured
                 for what in problem.passes:
                     rows = [r for r in measured if r.what == what]
-                    console.print(layer_report.table(f"{problem.name}, {what}, threads: {count}", rows))
+                    console.print(
+                        layer_report.table(f"{problem.name}, {what}, threads: {count}", rows)
+                    )
     versions = rivals.versions()
     layer_report.summary(records, console)
     _print_notes(peaks, versions, notes, console)
@@ -93,6 +95,7 @@ def measure(
             {_key(c): c.run(what) for c in able},  # type: ignore[misc]
             options.repeats,
             options.patience_s,
+            rivals.SPIN_S if any(c.name == rivals.OWN_THREADS for c in able) else 0.0,
         )
         fastest = min(statistics.median(times[_key(c)]) for c in able if c.form is None)
         for contender in able:

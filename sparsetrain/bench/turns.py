@@ -17,15 +17,17 @@ from sparsetrain.bench.timing import seconds
 SHORT_S = 5e-3  # calls below this have their data in the caches, if they are warm
 TELLING_S = 5e-4  # what one measurement takes at least
 FEWEST = 3  # measurements of even the slowest contender
+CALLS = 15  # of which the fastest is the peak
 
 
 def in_turns(
-    run: Mapping[str, Callable[[], Any]], repeats: int, patience_s: float
+    run: Mapping[str, Callable[[], Any]], repeats: int, patience_s: float, pause_s: float = 0.0
 ) -> dict[str, list[float]]:
     """`repeats` wall times of each contender in ms, sorted; fewer of one that is slow.
 
     Args:
         patience_s: for all repeats of one contender; at least three are taken.
+        pause_s: sleep before each, until the threads of an OpenMP that another brought are asleep.
     """
     once = {name: _warm(thunk) for name, thunk in run.items()}
     turns = {name: _turns(each, repeats, patience_s) for name, each in once.items()}
@@ -33,21 +35,22 @@ def in_turns(
     for turn in range(repeats):
         for name, thunk in run.items():
             if turn < turns[name]:
+                time.sleep(pause_s)
                 times[name].append(1e3 * _seconds_of_a_call(thunk, once[name]))
     return {name: sorted(each) for name, each in times.items()}
 
 
 def peak_gflop_s() -> float:
     """fp32 GFLOP/s of torch's threads: the best of a large product and a large convolution."""
-    a, x, w = torch.randn(1536, 1536), torch.randn(16, 128, 28, 28), torch.randn(128, 128, 3, 3)
+    a, x, w = torch.randn(1024, 1024), torch.randn(16, 128, 28, 28), torch.randn(128, 128, 3, 3)
     x = x.contiguous(memory_format=torch.channels_last)
     flops = {
-        2 * 1536**3: lambda: a @ a,
+        2 * 1024**3: lambda: a @ a,
         2 * w.numel() * 16 * 28 * 28: lambda: F.conv2d(x, w, padding=1),
     }
     with torch.inference_mode():
         return max(
-            work / min(seconds(thunk, "cpu") for _ in range(6)) / 1e9
+            work / min(seconds(thunk, "cpu") for _ in range(CALLS)) / 1e9
             for work, thunk in flops.items()
         )
 
