@@ -1,8 +1,9 @@
 // The blocked layout on the CPU: conversions. What it is: sparsetrain/ops/blocked.py.
 //
 // Numbers are moved as their bits. Lanes and pixels, or lanes and channels, change places in tiles
-// of 4 lanes by 16 numbers: each cache line of the plain tensor is touched once, whole, even where
-// its lanes lie a power of two apart and so compete for the same few lines of a cache.
+// of four lanes. Lanes of a plain tensor often lie a power of two apart, and so compete for the
+// same few lines of a cache: each of its lines is touched once, whole, and few are in use at a
+// time.
 //
 // Raw pointers only: the same loop serves the PyTorch op (torch/blocked.cpp) and anything without
 // PyTorch.
@@ -10,6 +11,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #include "simd.h"
 
@@ -45,9 +48,16 @@ void zero_beside(T* plane, const Plane& p, int64_t row) {
   std::fill(at + p.run, at + p.run + after, T(0));
 }
 
+// All of the halo.
 template <typename T>
 void zero_around(T* plane, const Plane& p) {
-  for (int64_t row = 0; row < p.rows; row++) zero_beside(plane, p, row);
+  T* from = plane;
+  for (int64_t row = 0; row < p.rows; row++) {
+    T* const at = plane + p.at(row);
+    std::fill(from, at, T(0));
+    from = at + p.run;
+  }
+  std::fill(from, plane + p.size(), T(0));
 }
 
 // to[c, r] = from[r, c] for r, c < 4
@@ -82,20 +92,24 @@ void transpose(const T* from, int64_t from_row, int64_t rows, int64_t cols, T* t
     for (int64_t c = r < r4 ? c4 : 0; c < cols; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
-constexpr int64_t kTile = 16;   // numbers of a lane that are moved together: a cache line of fp32
-constexpr int64_t kLanes = 64;  // of a tile in the buffer
+constexpr int64_t kTile = 16;    // numbers of a lane that are moved together: a cache line of fp32
+constexpr int64_t kPixels = 64;  // numbers of a channel that are moved together
+constexpr int64_t kBurst = 1 << 11;  // numbers of all lanes that are moved together: well within L1
 
-// Exactly one direction, `to` or back.
+// Four lanes, or as many as there are, of n numbers each: exactly one direction, `to` or back.
 template <bool to, typename Plain, typename Blocked>
-void move_tile(Plain* plain, int64_t lane, int64_t lanes, int64_t n, Blocked* blocked,
-               int64_t next) {
-  for (int64_t l = 0; l < lanes; l += 4) {
-    const int64_t few = std::min<int64_t>(4, lanes - l);
+void move_lanes(Plain* plain, int64_t lane, int64_t lanes, int64_t n, Blocked* blocked,
+                int64_t next) {
+  const int64_t few = std::min<int64_t>(4, lanes);
+  if (next == 1) {
     if constexpr (to)
-      transpose(plain + l * lane, lane, few, n, blocked + l, next);
+      std::copy_n(plain, n, blocked);
     else
-      transpose(blocked + l, next, n, few, plain + l * lane, lane);
-  }
+      std::copy_n(blocked, n, plain);
+  } else if constexpr (to)
+    transpose(plain, lane, few, n, blocked, next);
+  else
+    transpose(blocked, next, n, few, plain, lane);
 }
 
 struct Blocking {
@@ -103,63 +117,79 @@ struct Blocking {
   Plane plane() const { return plane_of(height, width, lanes, hh, hw); }
 };
 
-// Between [N, C, H, W] in that order and blocked. Parallel(n, elements, f) calls f(begin, end) over
-// [0, n), items of that many elements, on several threads.
+// Between [N, C, H, W] in that order and blocked: some rows of a plane at a time, four lanes after
+// four, so that memory is read or written in few long runs. Parallel(n, elements, f) calls
+// f(begin, end) over [0, n), items of that many elements, on several threads.
 template <bool to, typename Plain, typename Blocked, typename Parallel>
 void move_planes(Plain* plain, Blocked* blocked, const Blocking& s, Parallel parallel) {
   const Plane p = joined(s.plane());
   const int64_t inner = s.height * s.width, lane = s.channels * inner, width = p.run / s.lanes;
+  const int64_t most = std::max(kTile, kBurst / s.lanes), rows = std::max<int64_t>(1, most / width);
   parallel(s.blocks * s.channels, p.size(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      auto* from = plain + (i / s.channels * s.lanes * s.channels + i % s.channels) * inner;
-      for (int64_t row = 0; row < p.rows; row++, from += width) {
-        if constexpr (to) zero_beside(blocked + i * p.size(), p, row);
-        auto* at = blocked + i * p.size() + p.at(row);
-        for (int64_t x = 0; x < width; x += kTile)
-          move_tile<to>(from + x, lane, s.lanes, std::min(kTile, width - x), at + x * s.lanes,
-                        s.lanes);
-      }
+      auto* plane = blocked + i * p.size();
+      auto* image = plain + (i / s.channels * s.lanes * s.channels + i % s.channels) * inner;
+      if constexpr (to) zero_around(plane, p);
+      for (int64_t top = 0; top < p.rows; top += rows)
+        for (int64_t x = 0; x < width; x += most)
+          for (int64_t l = 0; l < s.lanes; l += 4)
+            for (int64_t row = top; row < std::min(top + rows, p.rows); row++)
+              move_lanes<to>(image + l * lane + row * width + x, lane, s.lanes - l,
+                             std::min(most, width - x), plane + p.at(row) + x * s.lanes + l,
+                             s.lanes);
     }
   });
 }
 
-// One pixel of up to kTile channels, through a buffer because channels lie a plane apart.
-template <bool to, typename Plain, typename Blocked>
-void move_pixel(Plain* plain, int64_t lane, int64_t lanes, int64_t channels, Blocked* blocked,
-                int64_t plane) {
-  std::remove_const_t<Blocked> tile[kTile * kLanes];
-  for (int64_t l = 0; l < lanes; l += kLanes, plain += kLanes * lane, blocked += kLanes) {
-    const int64_t n = std::min(kLanes, lanes - l), bytes = n * sizeof(Blocked);
-    if constexpr (to) move_tile<to>(plain, lane, n, channels, tile, kLanes);
-    for (int64_t c = 0; c < channels; c++)
-      if constexpr (to)
-        std::memcpy(blocked + c * plane, tile + c * kLanes, bytes);
-      else
-        std::memcpy(tile + c * kLanes, blocked + c * plane, bytes);
-    if constexpr (!to) move_tile<to>(plain, lane, n, channels, tile, kLanes);
-  }
+// Pixels and lanes: how many, and how far from one to the next in the order of channels_last.
+struct Steps {
+  int64_t pixels, pixel, lanes, lane;
+};
+
+// Some pixels of up to kTile channels, through a buffer because channels lie a plane apart.
+template <bool to, typename Plain, typename Blocked, typename T>
+void move_pixels(Plain* plain, const Steps& s, int64_t channels, Blocked* blocked, int64_t plane,
+                 T* buffer) {
+  const int64_t run = s.pixels * s.lanes;
+  const auto move = [&] {
+    for (int64_t x = 0; x < s.pixels; x++)
+      for (int64_t l = 0; l < s.lanes; l += 4)
+        move_lanes<to>(plain + x * s.pixel + l * s.lane, s.lane, s.lanes - l, channels,
+                       buffer + x * s.lanes + l, run);
+  };
+  if constexpr (to) move();
+  for (int64_t c = 0; c < channels; c++)
+    if constexpr (to)
+      std::memcpy(blocked + c * plane, buffer + c * run, run * sizeof(T));
+    else
+      std::memcpy(buffer + c * run, blocked + c * plane, run * sizeof(T));
+  if constexpr (!to) move();
 }
 
-// Between [N, C, H, W] in the order of channels_last and blocked. One lane: its pixels, neighbours
-// in both, take the part of the lanes.
+// Between [N, C, H, W] in the order of channels_last and blocked: some pixels of all channels at a
+// time, for the same reason. One lane: its pixels take the part of the lanes.
 template <bool to, typename Plain, typename Blocked, typename Parallel>
 void move_rows(Plain* plain, Blocked* blocked, const Blocking& s, Parallel parallel) {
   const Plane p = s.plane();
-  const bool single = s.lanes == 1;
-  const int64_t image = s.height * s.width * s.channels, tiles = (s.channels + kTile - 1) / kTile;
-  const int64_t pixels = single ? 1 : s.width, lanes = single ? s.width : s.lanes;
-  const int64_t lane = single ? s.channels : image;
-  parallel(s.blocks * tiles * s.height, kTile * p.run, [&](int64_t begin, int64_t end) {
+  const int64_t row_of = s.width * s.channels, image = s.height * row_of;
+  const int64_t most = std::max<int64_t>(1, kPixels / s.lanes);
+  parallel(s.blocks * s.height, s.channels * p.run, [&](int64_t begin, int64_t end) {
+    std::vector<std::remove_const_t<Blocked>> buffer(kTile * most * s.lanes);
     for (int64_t i = begin; i < end; i++) {
-      const int64_t block = i / s.height / tiles, c = i / s.height % tiles * kTile;
-      const int64_t row = i % s.height, n = std::min(kTile, s.channels - c);
-      auto* planes = blocked + (block * s.channels + c) * p.size();
+      auto* from = plain + i / s.height * s.lanes * image + i % s.height * row_of;
+      auto* planes = blocked + i / s.height * s.channels * p.size();
+      const int64_t at = p.at(i % s.height);
       if constexpr (to)
-        for (int64_t k = 0; k < n; k++) zero_beside(planes + k * p.size(), p, row);
-      auto* from = plain + block * s.lanes * image + row * s.width * s.channels + c;
-      for (int64_t x = 0; x < pixels; x++)
-        move_pixel<to>(from + x * s.channels, lane, lanes, n, planes + p.at(row) + x * s.lanes,
-                       p.size());
+        for (int64_t c = 0; c < s.channels; c++)
+          zero_beside(planes + c * p.size(), p, i % s.height);
+      for (int64_t x = 0; x < s.width; x += most) {
+        const int64_t n = std::min(most, s.width - x);
+        const Steps steps =
+            s.lanes == 1 ? Steps{1, 0, n, s.channels} : Steps{n, s.channels, s.lanes, image};
+        for (int64_t c = 0; c < s.channels; c += kTile)
+          move_pixels<to>(from + x * s.channels + c, steps, std::min(kTile, s.channels - c),
+                          planes + c * p.size() + at + x * s.lanes, p.size(), buffer.data());
+      }
     }
   });
 }

@@ -57,7 +57,7 @@ SPARSETRAIN_TARGET void spmm_tile(const SpmmJob& job, int64_t segment, int64_t g
 using SpmmTile = void (*)(const SpmmJob&, int64_t, int64_t, const float*, int64_t, int);
 
 // Registers for sums; the rest hold x, the value and addresses.
-constexpr int spmm_sums(int v) { return v == 1 ? kRegisters * 3 / 4 : kRegisters / 2 / v; }
+constexpr int spmm_sums(int v) { return kRegisters * 3 / 4 / v; }
 
 template <int V, int R, int P>
 SPARSETRAIN_TARGET SpmmTile spmm_tile_of(bool partial) {
@@ -121,7 +121,10 @@ void spmm_of(const SpmmJob& job, int threads, Parallel parallel) {
   const SpmmShape& s = job.shape;
   const int sums = std::max(1, spmm_sums(V));
   const int64_t all = (s.run + kWidth - 1) / kWidth;
-  const int most = int(std::min<int64_t>({all, sums, 8}));
+  int most = int(std::min<int64_t>({all, sums, 8}));
+  // Long lines are not in L1 from one chunk to the next: there a chunk is whole lines of the cache.
+  constexpr int kCacheLine = std::max(1, 16 / kWidth);
+  if (all > 32 && most > kCacheLine) most -= most % kCacheLine;
   int lines = 4;  // as many as registers and lines allow
   while (lines > 1 && (lines * most > sums || lines > s.lines)) lines /= 2;
   const int64_t tiles = (s.lines + lines - 1) / lines, items = s.blocks * tiles;

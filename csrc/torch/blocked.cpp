@@ -18,7 +18,7 @@ void with_bits(const Tensor& t, const F& f) {
 }
 
 // x is contiguous or channels_last.
-Tensor to_blocked_cpu(const Tensor& x, int64_t lanes, std::vector<int64_t> halo) {
+Tensor to_blocked_cpu(const Tensor& x, int64_t lanes, Sizes halo) {
   const Blocking s{x.size(0) / lanes, x.size(1), x.size(2), x.size(3), lanes, halo[0], halo[1]};
   Tensor data = empty_blocked(x, s);
   if (x.numel() == 0) return torch::stable::zero_(data);
@@ -34,7 +34,7 @@ Tensor to_blocked_cpu(const Tensor& x, int64_t lanes, std::vector<int64_t> halo)
   return data;
 }
 
-Tensor from_blocked_cpu(const Tensor& data, std::vector<int64_t> halo, bool channels_last) {
+Tensor from_blocked_cpu(const Tensor& data, Sizes halo, bool channels_last) {
   using torch::headeronly::MemoryFormat;
   const Blocking s = blocking_of(data, halo);
   Tensor x =
@@ -54,7 +54,7 @@ Tensor from_blocked_cpu(const Tensor& data, std::vector<int64_t> halo, bool chan
   return x;
 }
 
-Tensor with_halo_cpu(const Tensor& data, std::vector<int64_t> halo, std::vector<int64_t> new_halo) {
+Tensor with_halo_cpu(const Tensor& data, Sizes halo, Sizes new_halo) {
   const Blocking from = blocking_of(data, halo), to = with_halo(from, new_halo);
   Tensor out = empty_blocked(data, to);
   if (data.numel() == 0) return torch::stable::zero_(out);

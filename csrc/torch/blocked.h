@@ -11,9 +11,10 @@
 namespace sparsetrain {
 
 using torch::stable::Tensor;
+using Sizes = std::vector<int64_t>;
 
 // data: [blocks, channels, height + 2 hh, width + 2 hw, lanes]
-inline Blocking blocking_of(const Tensor& data, const std::vector<int64_t>& halo) {
+inline Blocking blocking_of(const Tensor& data, const Sizes& halo) {
   return {data.size(0),
           data.size(1),
           data.size(2) - 2 * halo[0],
@@ -23,7 +24,7 @@ inline Blocking blocking_of(const Tensor& data, const std::vector<int64_t>& halo
           halo[1]};
 }
 
-inline Blocking with_halo(Blocking s, const std::vector<int64_t>& halo) {
+inline Blocking with_halo(Blocking s, const Sizes& halo) {
   s.hh = halo[0];
   s.hw = halo[1];
   return s;
@@ -33,6 +34,25 @@ inline Blocking with_halo(Blocking s, const std::vector<int64_t>& halo) {
 inline Tensor empty_blocked(const Tensor& t, const Blocking& s) {
   return torch::stable::new_empty(
       t, {s.blocks, s.channels, s.height + 2 * s.hh, s.width + 2 * s.hw, s.lanes});
+}
+
+template <typename T>
+const T* read(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <typename T>
+T* write(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// f gets a number of data's dtype.
+template <typename F>
+void with_type(const Tensor& data, const F& f) {
+  if (data.scalar_type() == torch::headeronly::ScalarType::Float)
+    f(float());
+  else
+    f(double());
 }
 
 // n items of that many elements, on as many threads as are worth it.

@@ -12,32 +12,11 @@
 namespace sparsetrain {
 namespace {
 
-using torch::headeronly::ScalarType;
-using Sizes = std::vector<int64_t>;
 using Maybe = std::optional<Tensor>;
-
-template <typename T>
-const T* read(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
 
 template <typename T>
 const T* read(const Maybe& t) {
   return t ? read<T>(*t) : nullptr;
-}
-
-template <typename T>
-T* write(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-// f gets a number of data's dtype.
-template <typename F>
-void with_type(const Tensor& data, const F& f) {
-  if (data.scalar_type() == ScalarType::Float)
-    f(float());
-  else
-    f(double());
 }
 
 // Every tensor is contiguous and of data's dtype. Without mean and var, those of data.

@@ -3,21 +3,32 @@
 A `Blocked` takes a tensor's place in a user's own model: torch's functions and modules find in it
 (`__torch_function__`) what they need. Those that `blocked_functions` knows work on `data`, through
 which gradients flow; for any other, and for a method that is not here, it becomes a dense tensor
-first, which is never wrong, only slower.
+first, which is never wrong, only slower. What layers and batch norms return may be computed as late
+as it is read (`pending`).
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from sparsetrain.nn.pending import Pending
 from sparsetrain.ops.blocked import Halo, from_blocked, to_blocked, with_halo
 
 LINE = 64  # numbers that a line of an image should have, lanes and columns together
 LANES = 16  # more than a register of any CPU holds, and more only where columns are few
+BINARY = ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod")
+OPERATORS = [
+    *(f"__{side}{name}__" for name in BINARY for side in ("", "r")),
+    *(f"__i{name}__" for name in ("add", "sub", "mul", "truediv")),
+    *(f"__{name}__" for name in ("neg", "abs", "lt", "le", "gt", "ge", "eq", "ne")),
+    "__getitem__",
+]
 FORWARDED = {"is_cuda", "is_mps", "layout", "requires_grad", "is_quantized", "is_sparse"}
 
 
@@ -30,8 +41,21 @@ class Blocked:
         flat: the positions are 1 x 1 and not counted: this is a matrix `[N, C]`.
     """
 
-    def __init__(self, data: Tensor, halo: Halo = (0, 0), flat: bool = False) -> None:
-        self.data, self.halo, self.flat = data, halo, flat
+    def __init__(self, data: Tensor | Pending, halo: Halo = (0, 0), flat: bool = False) -> None:
+        self._data: Any = data if isinstance(data, Tensor) else None
+        self.pending: Any = None if isinstance(data, Tensor) else data  # a Pending or None
+        self.halo, self.flat = halo, flat
+        self._readers: list[weakref.ref[Blocked]] = []  # pending, with this among their inputs
+        for read in () if self.pending is None else self.pending.inputs:
+            _ = read.data  # now: or else a whole network would wait for its end
+            read._readers[:] = [r for r in read._readers if r() is not None]
+            read._readers.append(weakref.ref(self))
+
+    @property
+    def data(self) -> Tensor:
+        if self._data is None:
+            self._data, self.pending = self.pending.make(), None
+        return self._data
 
     @classmethod
     def of(cls, x: Tensor, lanes: int | None = None, halo: Halo = (0, 0)) -> Blocked:
@@ -46,40 +70,59 @@ class Blocked:
         x = from_blocked(self.data, self.halo, channels_last)
         return x.flatten(1) if self.flat else x
 
-    def with_halo(self, halo: Halo, exact: bool = False) -> Blocked:
-        """The same with at least that halo, or exactly that one."""
-        if not exact:
-            halo = max(halo[0], self.halo[0]), max(halo[1], self.halo[1])
+    def with_halo(self, halo: Halo) -> Blocked:
+        """The same with at least that halo."""
+        halo = max(halo[0], self.halo[0]), max(halo[1], self.halo[1])
+        if halo == self.halo:
+            return self
         return self.like(with_halo(self.data, self.halo, halo), halo)
 
     def like(self, data: Tensor, halo: Halo | None = None) -> Blocked:
         """Other data with this halo, or another."""
         return Blocked(data, self.halo if halo is None else halo, self.flat)
 
+    def become(self, other: Blocked) -> Blocked:
+        """Take another's data: what a function in place does."""
+        self.settle()
+        self._data, self.pending, self.halo = other._data, other.pending, other.halo
+        return self
+
+    def settle(self) -> None:
+        """Compute what reads this one, which is about to change."""
+        for reader in self._readers:
+            if (pending := reader()) is not None:
+                _ = pending.data
+        self._readers.clear()
+
     def as_matrix(self) -> Blocked:
         """`[N, C * H * W]`, as of torch.flatten."""
         data = with_halo(self.data, self.halo, (0, 0))
-        return Blocked(data.flatten(1, 3)[:, :, None, None], flat=True)
+        matrix = Blocked(data.flatten(1, 3)[:, :, None, None], flat=True)
+        matrix._readers = self._readers  # the numbers may be the same
+        return matrix
+
+    @property
+    def data_shape(self) -> tuple[int, int, int, int, int]:
+        blocks, channels, rows, columns, lanes = (self.pending or self.data).shape
+        return blocks, channels, rows, columns, lanes
 
     @property
     def lanes(self) -> int:
-        return self.data.shape[4]
+        return self.data_shape[4]
 
     @property
     def batch(self) -> int:
-        return self.data.shape[0] * self.lanes
+        return self.data_shape[0] * self.lanes
 
     @property
     def channels(self) -> int:
-        return self.data.shape[1]
+        return self.data_shape[1]
 
     @property
     def positions(self) -> tuple[int, int]:
         """Rows and columns, halo aside."""
-        return (
-            self.data.shape[2] - 2 * self.halo[0],
-            self.data.shape[3] - 2 * self.halo[1],
-        )
+        _, _, rows, columns, _ = self.data_shape
+        return rows - 2 * self.halo[0], columns - 2 * self.halo[1]
 
     @property
     def shape(self) -> torch.Size:
@@ -93,11 +136,11 @@ class Blocked:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.data.dtype
+        return (self.pending or self.data).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.data.device
+        return torch.device("cpu") if self.pending else self.data.device
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
@@ -108,6 +151,8 @@ class Blocked:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    __hash__ = object.__hash__
+
     def __len__(self) -> int:
         return self.batch
 
@@ -116,26 +161,45 @@ class Blocked:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None) -> Any:
-        from sparsetrain.nn.blocked_functions import run
-
         return run(func, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in (
-            "data",
-            "halo",
-            "flat",
-        ):  # half made, by copy or pickle
+        if name.startswith("_"):  # also of one that copy or pickle has half made
             raise AttributeError(name)
         if name in FORWARDED:
             return getattr(self.data, name)
-        method = getattr(Tensor, name, None)
+        method = getattr(Tensor, name)
         if not callable(method):
             return getattr(self.dense(), name)
-        return lambda *args, **kwargs: method(self, *args, **kwargs)
+        return lambda *args, **kwargs: run(method, (self, *args), kwargs)
+
+
+def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What torch's function does to Blocked arguments."""
+    from sparsetrain.nn.blocked_functions import TABLE  # which needs the class
+
+    known = TABLE.get(func)
+    result = NotImplemented if known is None else known(*args, **kwargs)
+    if result is NotImplemented:
+        args, kwargs = tree_map_only(Blocked, Blocked.dense, (args, kwargs))
+        return func(*args, **kwargs)
+    return result
 
 
 def choose_lanes(batch: int, positions: tuple[int, int]) -> int:
-    """The most lanes that divide the batch, up to 16, or 64 numbers a line where columns are few."""
+    """The most lanes that divide the batch: up to 16, or 64 numbers a line in few columns."""
     most = max(LANES, LINE // max(1, 1 << max(0, positions[1] - 1).bit_length()))
     return math.gcd(batch, 1 << (most.bit_length() - 1)) if batch else 1
+
+
+def _operator(name: str) -> Any:
+    method = getattr(Tensor, name)
+
+    def operate(self: Blocked, *args: Any) -> Any:
+        return run(method, (self, *args), {})
+
+    return operate
+
+
+for _name in OPERATORS:  # Python looks these up in the class, past __getattr__
+    setattr(Blocked, _name, _operator(_name))

@@ -1,26 +1,212 @@
-"""torch's functions on `Blocked` activations."""
+"""torch's functions on `Blocked` activations: those that keep zero at zero work on all of `data`,
+halo included, and so do their gradients; others know where the halo is.
+
+A function that cannot do a case returns NotImplemented, and the case is done dense.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from torch.utils._pytree import tree_map
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from sparsetrain.nn.blocked import Blocked
+from sparsetrain.nn.pending import Momentum, Norm, PendingNorm, PendingProduct
+from sparsetrain.ops.blocked import inside
 
-_TABLE: dict[Any, Callable[..., Any]] = {}
+ZERO_STAYS = [
+    *(F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish),
+    *(torch.tanh, Tensor.tanh, torch.neg, Tensor.neg, Tensor.__neg__, torch.abs, Tensor.abs),
+    *(Tensor.__abs__, F.dropout, Tensor.detach),
+]
+ONE_POSITION = [  # of 1 x 1 images without halo
+    *(torch.sigmoid, Tensor.sigmoid, F.sigmoid, F.hardsigmoid, F.softplus, torch.exp, Tensor.exp),
+]
 
 
-def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What torch's function does to Blocked arguments."""
-    known = _TABLE.get(func)
-    result = NotImplemented if known is None else known(*args, **kwargs)
-    if result is NotImplemented:
-        args, kwargs = tree_map(_dense, (args, kwargs))
-        return func(*args, **kwargs)
-    return result
+def _elementwise(func: Callable[..., Tensor]) -> Callable[..., Any]:
+    def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Blocked):
+            return NotImplemented
+        in_place = bool(kwargs.get("inplace", False)) or any(a is True for a in args)
+        if in_place:
+            x.settle()
+        data = func(x.data, *args, **kwargs)
+        return x if data is x.data else x.like(data)
+
+    return apply
 
 
-def _dense(x: Any) -> Any:
-    return x.dense() if isinstance(x, Blocked) else x
+def _on_one_position(func: Callable[..., Tensor]) -> Callable[..., Any]:
+    elementwise = _elementwise(func)
+
+    def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Blocked) or x.halo != (0, 0):
+            return NotImplemented
+        return elementwise(x, *args, **kwargs)
+
+    return apply
+
+
+def _clone(x: Blocked, **memory_format: Any) -> Blocked:
+    return x.like(x.data.clone())
+
+
+def _contiguous(x: Blocked, **memory_format: Any) -> Blocked:
+    return x
+
+
+def _relu(x: Blocked, inplace: bool = False) -> Blocked:
+    if x.pending is not None:
+        y = Blocked(x.pending.with_relu(), x.halo, x.flat)
+        return x.become(y) if inplace else y
+    if inplace:
+        x.settle()
+        x.data.relu_()
+        return x
+    return x.like(x.data.relu())
+
+
+def _relu_(x: Blocked) -> Blocked:
+    return _relu(x, inplace=True)
+
+
+def _batch_norm(
+    x: Any, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+) -> Any:
+    tensors = (mean, var, weight, bias)
+    if not isinstance(x, Blocked) or any(t is not None and t.dtype != x.dtype for t in tensors):
+        return NotImplemented
+    differentiable = torch.is_grad_enabled()
+    if not training and not differentiable and isinstance(x.pending, PendingProduct):
+        joined = x.pending.with_norm(Norm(mean, var, weight, bias, eps))
+        if joined is not None:
+            return Blocked(joined, x.halo, x.flat)
+    pending = PendingNorm(x, tensors, training, Momentum(momentum), eps, differentiable)
+    return Blocked(pending, x.halo, x.flat)
+
+
+def _add(x: Any, y: Any, *, alpha: float = 1) -> Any:
+    if not _alike(x, y) or alpha != 1:
+        return NotImplemented
+    for a, b in ((x, y), (y, x)):
+        joined = a.pending.with_residual(b) if isinstance(a.pending, PendingProduct) else None
+        if joined is not None:
+            return Blocked(joined, a.halo, a.flat)
+    return _both(torch.add, x, y)
+
+
+def _iadd(x: Any, y: Any, *, alpha: float = 1) -> Any:
+    total = _add(x, y, alpha=alpha)
+    return total if total is NotImplemented else x.become(total)
+
+
+def _sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
+    return _both(torch.sub, x, y) if _alike(x, y) and alpha == 1 else NotImplemented
+
+
+def _mul(x: Any, y: Any) -> Any:
+    if isinstance(y, Blocked) and not isinstance(x, Blocked):
+        x, y = y, x
+    if isinstance(y, int | float) and math.isfinite(y):
+        return x.like(x.data * y)
+    if _alike(x, y):
+        return _both(torch.mul, x, y)
+    if _gates(x, y):
+        return x.like(x.data * y.data)
+    return x.like(y.data * x.data, y.halo) if _gates(y, x) else NotImplemented
+
+
+def _imul(x: Any, y: Any) -> Any:
+    result = _mul(x, y)
+    return result if result is NotImplemented else x.become(result)
+
+
+def _div(x: Any, y: Any) -> Any:
+    return x.like(x.data / y) if isinstance(y, int | float) and y != 0 else NotImplemented
+
+
+def _cat(tensors: Any, dim: int = 0) -> Any:
+    if dim not in (1, -3) or not isinstance(tensors, list | tuple):
+        return NotImplemented
+    first = tensors[0]
+    if not all(_same_grid(first, t) for t in tensors):
+        return NotImplemented
+    halo = max(t.halo[0] for t in tensors), max(t.halo[1] for t in tensors)
+    return first.like(torch.cat([t.with_halo(halo).data for t in tensors], dim=1), halo)
+
+
+def _flatten(x: Blocked, start_dim: int = 0, end_dim: int = -1) -> Any:
+    if start_dim != 1 or end_dim not in (-1, x.ndim - 1):
+        return NotImplemented
+    return x if x.flat else x.as_matrix()
+
+
+def _reshape(x: Blocked, *sizes: Any) -> Any:
+    shape = tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+    columns = x.numel() // max(1, x.batch)
+    return _flatten(x, 1) if shape in ((x.batch, -1), (x.batch, columns)) else NotImplemented
+
+
+def _mean(x: Blocked, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    axes = sorted(d % 4 for d in dim) if isinstance(dim, list | tuple) else []
+    if x.flat or kwargs or axes != [2, 3]:
+        return NotImplemented
+    mean = Blocked(inside(x.data, x.halo).mean((2, 3), keepdim=True))
+    return mean if keepdim else mean.as_matrix()
+
+
+def _same_grid(x: Any, y: Any) -> bool:
+    """Whether both hold the same images' positions in the same order."""
+    return (
+        isinstance(x, Blocked)
+        and isinstance(y, Blocked)
+        and (x.batch, x.lanes, x.positions, x.flat, x.dtype)
+        == (y.batch, y.lanes, y.positions, y.flat, y.dtype)
+    )
+
+
+def _alike(x: Any, y: Any) -> bool:
+    return _same_grid(x, y) and x.channels == y.channels
+
+
+def _gates(x: Any, y: Any) -> bool:
+    """Whether y has one number for each channel of an image of x."""
+    return (
+        isinstance(x, Blocked)
+        and isinstance(y, Blocked)
+        and not (x.flat or y.flat)
+        and y.positions == (1, 1)
+        and y.halo == (0, 0)
+        and (x.batch, x.lanes, x.channels, x.dtype) == (y.batch, y.lanes, y.channels, y.dtype)
+    )
+
+
+def _both(func: Callable[[Tensor, Tensor], Tensor], x: Blocked, y: Blocked) -> Blocked:
+    x, y = x.with_halo(y.halo), y.with_halo(x.halo)
+    return x.like(func(x.data, y.data))
+
+
+TABLE: dict[Any, Callable[..., Any]] = {
+    **{f: _elementwise(f) for f in ZERO_STAYS},
+    **{f: _on_one_position(f) for f in ONE_POSITION},
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
+    **dict.fromkeys((F.relu_, torch.relu_, Tensor.relu_), _relu_),
+    **dict.fromkeys((torch.clone, Tensor.clone), _clone),
+    Tensor.contiguous: _contiguous,
+    F.batch_norm: _batch_norm,
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__), _add),
+    **dict.fromkeys((Tensor.add_, Tensor.__iadd__), _iadd),
+    **dict.fromkeys((torch.sub, Tensor.sub, Tensor.__sub__), _sub),
+    **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _mul),
+    **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _imul),
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), _div),
+    **dict.fromkeys((torch.cat, torch.concat), _cat),
+    **dict.fromkeys((torch.flatten, Tensor.flatten), _flatten),
+    **dict.fromkeys((Tensor.view, Tensor.reshape), _reshape),
+    **dict.fromkeys((torch.mean, Tensor.mean), _mean),
+}

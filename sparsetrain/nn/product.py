@@ -20,7 +20,7 @@ from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry, Plan
 from sparsetrain.ops.blocked import Halo, from_blocked, with_halo
 from sparsetrain.ops.sddmm import sddmm
-from sparsetrain.ops.spmm import Entries, spmm
+from sparsetrain.ops.spmm import Entries, channel_of, spmm
 
 SHAPES = 8  # of inputs, that a weight has kernels for at a time
 _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # positions -> their kernels
@@ -45,6 +45,12 @@ class Ordered:
         """`[E, v]` for the entries, from the parameter's."""
         rows = weight.reshape(-1, self.entries.v)
         return rows if self.order is None else rows.index_select(0, self.order)
+
+    def each_group(self, channels: Tensor) -> Tensor:
+        """`[E, v]`: of numbers of each output channel, those of an entry's group."""
+        v = self.entries.v
+        groups = torch.nn.functional.pad(channels, (0, -len(channels) % v)).view(-1, v)
+        return groups.index_select(0, channel_of(self.entries))
 
     @cached_property
     def place(self) -> Tensor | None:
@@ -110,8 +116,7 @@ def kernels_of(
 ) -> Kernels:
     """The kernels for `[channels, rows, columns, lanes]` of input, its halo included."""
     index = pattern.index
-    version = 0 if index.is_inference() else index._version  # changed in place by load_state_dict
-    key = (version, pattern.shape, pattern.v, geometry, x_shape, halo)
+    key = (version(index), pattern.shape, pattern.v, geometry, x_shape, halo)
     recent: OrderedDict[Any, Kernels] = _known.setdefault(index, OrderedDict())
     if key in recent:
         recent.move_to_end(key)
@@ -131,19 +136,23 @@ def product(
     y_halo: Halo,
     sink: Sink | None = None,
 ) -> Tensor:
-    """The layer's output for blocked data of the kernels' shape, with the halo asked for.
+    """A layer's output for blocked data of the kernels' shape, with the halo asked for.
 
-    A gradient in y's halo has to be zero, as that of every function of `Blocked` is.
+    Differentiable, once. A gradient in y's halo has to be zero, as it is from every function of
+    `Blocked`.
     """
-    if torch.is_grad_enabled():
-        return _Product.apply(data, weight, bias, kernels, y_halo, sink)
-    return _forward(data, kernels.forward.values(weight), bias, kernels, y_halo)
+    return _Product.apply(data, weight, bias, kernels, y_halo, sink)
 
 
 def y_halo_for(kernels: Kernels, differentiable: bool, wanted: Halo = (0, 0)) -> Halo:
     """The halo to give to y: what its reader wants, and what its gradient needs to come with."""
     needed = kernels.plan.dy_halo if differentiable else (0, 0)
     return max(needed[0], wanted[0]), max(needed[1], wanted[1])
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor has changed in place."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class _Product(torch.autograd.Function):

@@ -86,7 +86,7 @@ class SparseConv2d(SparseLayer):
         return module.train(self.training)
 
     def forward(self, x: Tensor | Blocked) -> Tensor | Blocked:
-        if x.dim() == 3 and isinstance(x, Tensor):
+        if isinstance(x, Tensor) and x.dim() == 3:
             return self._dense(self._batched(x[None]))[0]
         return self._batched(x)
 

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Self
 
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.packed import Pattern, widest
+from sparsetrain.nn.pending import Norm, PendingProduct
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.product import kernels_of, product, y_halo_for
+from sparsetrain.nn.product import Kernels, kernels_of, product, version, y_halo_for
 from sparsetrain.ops.blocked import Halo
 from sparsetrain.ops.spmm import WIDTHS
 from sparsetrain.optim import set_data_, state_like
@@ -36,6 +38,15 @@ class Move:
         if moved is None:
             return values.new_zeros(self.source.shape)
         return moved.masked_fill(self.source < 0, 0)
+
+
+class Kept(NamedTuple):
+    """A weight as inference reads it."""
+
+    stamp: tuple[Any, ...]
+    made_from: tuple[Any, ...]  # held, so that their addresses stay theirs
+    values: Tensor
+    bias: Tensor | None
 
 
 class SparseLayer(nn.Module):
@@ -69,6 +80,7 @@ class SparseLayer(nn.Module):
         self.reader_halo: Halo | None = None
         self.wants_dense_grad = False
         self.dense_grad: Tensor | None = None
+        self._kept: Kept | None = None
 
     @property
     def pattern(self) -> Pattern:
@@ -130,16 +142,41 @@ class SparseLayer(nn.Module):
         return on_cpu and self.weight.dtype == torch.float32 and x.dtype in kinds and x.numel() > 0
 
     def _product(self, x: Blocked, geometry: Geometry) -> Blocked:
-        """The layer on blocked input, in fp32."""
+        """The layer on blocked input, in fp32; in inference computed when it is read."""
         x = x.with_halo(geometry.padding)
-        kernels = kernels_of(self.pattern, geometry, _sizes(x.data), x.halo)
+        kernels = kernels_of(self.pattern, geometry, x.data_shape[1:], x.halo)
         wanted = (0, 0)
         if self.output == "blocked":
             wanted = self.reader_halo or _halo_like(x, kernels.plan.size)
-        differentiable = torch.is_grad_enabled() and x.data.requires_grad
-        y_halo = y_halo_for(kernels, differentiable, wanted)
-        y = product(x.data.contiguous(), self.weight, self.bias, kernels, y_halo, self)
-        return x.like(y, y_halo)
+        if not torch.is_grad_enabled():
+            return Blocked(PendingProduct(x, kernels, wanted, self._folded), wanted, x.flat)
+        data = x.data.contiguous()
+        y_halo = y_halo_for(kernels, data.requires_grad, wanted)
+        return x.like(product(data, self.weight, self.bias, kernels, y_halo, self), y_halo)
+
+    def _folded(self, kernels: Kernels, norm: Norm | None) -> tuple[Tensor, Tensor | None]:
+        """The values in the order of the entries, and the bias, with a norm in them."""
+        if norm is None and kernels.forward.order is None:
+            return self.weight.detach(), self.bias
+        made_from = [t for t in (self.weight, self.bias, *(norm or ())[:4]) if t is not None]
+        stamp = (id(kernels), norm and norm.eps, *((t.data_ptr(), version(t)) for t in made_from))
+        if self._kept is None or self._kept.stamp != stamp:
+            values, bias = kernels.forward.values(self.weight.detach()), self.bias
+            if norm is not None:
+                scale, shift = norm.scale_and_shift()
+                values = values * kernels.forward.each_group(scale)
+                bias = shift if bias is None else torch.addcmul(shift, bias, scale)
+            kept = Kept(stamp, (kernels, *(t.detach() for t in made_from)), values, bias)
+            self._kept = None if self.training else kept
+            return values, bias
+        return self._kept.values, self._kept.bias
+
+    def train(self, mode: bool = True) -> Self:
+        self._kept = None  # weights may have been set through .data, which no version tells
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_kept": None}
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -207,19 +244,8 @@ def amp_dtype() -> torch.dtype | None:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
-def _sizes(data: Tensor) -> tuple[int, int, int, int]:
-    _, channels, rows, columns, lanes = data.shape
-    return channels, rows, columns, lanes
-
-
 def _halo_like(x: Blocked, size: tuple[int, int]) -> Halo:
     """Of y for layers to come, most of which pad by one: x's, but no wider, and none for 1 x 1."""
     if size == (1, 1):
         return (0, 0)
     return min(x.halo[0], 1), min(x.halo[1], 1)
-
-
-def checked_output(output: Any) -> str:
-    if output not in OUTPUTS:
-        raise ValueError(f"output is dense or blocked, got {output!r}")
-    return output

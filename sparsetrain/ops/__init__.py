@@ -12,6 +12,10 @@ from sparsetrain.ops.blocked_batch_norm import blocked_batch_norm as blocked_bat
 from sparsetrain.ops.blocked_batch_norm import (
     blocked_batch_norm_reference as blocked_batch_norm_reference,
 )
+from sparsetrain.ops.blocked_pool import blocked_adaptive_avg_pool as blocked_adaptive_avg_pool
+from sparsetrain.ops.blocked_pool import blocked_avg_pool as blocked_avg_pool
+from sparsetrain.ops.blocked_pool import blocked_max_pool as blocked_max_pool
+from sparsetrain.ops.blocked_pool import blocked_pool_reference as blocked_pool_reference
 from sparsetrain.ops.channel_scores import channel_scores as channel_scores
 from sparsetrain.ops.channel_scores import channel_scores_reference as channel_scores_reference
 from sparsetrain.ops.gather_channels import gather_channels as gather_channels

@@ -12,7 +12,7 @@ registers and not on the number of threads.
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.spmm import Entries, channel_of, check_blocked, windows
+from sparsetrain.ops.spmm import Entries, channel_of, check_blocked, check_halo, windows
 
 torch.library.define(
     "sparsetrain::sddmm",
@@ -33,11 +33,12 @@ def sddmm(dy: Tensor, x: Tensor, entries: Entries, halo: tuple[int, int] = (0, 0
         `[E, v]` fp32, in the order of the entries.
 
     Raises:
-        ValueError: a shape does not fit the entries.
+        ValueError: a shape does not fit the entries, or halo is negative.
         TypeError: a dtype is not fp32.
     """
     rows, columns = entries.size
     lanes = entries.x_shape[3]
+    check_halo("sddmm", halo)
     check_blocked("sddmm: x", x, entries.x_shape)
     wanted = (entries.channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes)
     check_blocked("sddmm: dy", dy, wanted)

@@ -12,6 +12,7 @@ and in any tiling; with or without fused multiply-adds, as the machine has them.
     CPU   csrc/spmm.h, csrc/torch/spmm.cpp
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ _spmm = torch.ops.sparsetrain.spmm.default
 @dataclass(frozen=True, eq=False)
 class Entries:
     """Where the values of a sparse matrix stand, for one shape of x and y.
+
+    They are checked once, here: no entry reads outside x.
 
     Attributes:
         start: `[segments * groups + 1]` int32, into offset; a group is v output channels.
@@ -51,13 +54,42 @@ class Entries:
     x_shape: tuple[int, int, int, int]
 
     def __post_init__(self) -> None:
-        groups = -(-self.channels // self.v)
         if self.v not in WIDTHS:
             raise ValueError(f"Entries: v must be one of {WIDTHS}, got {self.v}")
+        for name, tensor in (("start", self.start), ("offset", self.offset)):
+            if tensor.dtype != torch.int32:
+                raise TypeError(f"Entries: {name} must be int32, got {tensor.dtype}")
+        if min(self.size) < 0:
+            raise ValueError(f"Entries: size must be 0 or more, got {self.size}")
+        self._check_start()
+        self._check_offset()
+
+    def _check_start(self) -> None:
+        groups = -(-self.channels // self.v)
         if self.start.shape != (self.segments * groups + 1,):
             raise ValueError(
                 f"Entries: start must be [{self.segments * groups + 1}] for {self.segments}"
                 f" segments of {groups} groups, got {list(self.start.shape)}"
+            )
+        total = len(self.offset)
+        if self.start[0] != 0 or self.start[-1] != total or (self.start.diff() < 0).any():
+            raise ValueError(f"Entries: start must rise from 0 to the {total} entries")
+
+    def _check_offset(self) -> None:
+        _, _, columns, lanes = self.x_shape
+        numbers = math.prod(self.x_shape)
+        if numbers >= 2**31:
+            raise ValueError(
+                f"Entries: x has {numbers} numbers a block, more than int32 offsets reach"
+            )
+        if len(self.offset) == 0 or 0 in self.size:
+            return
+        first, last = (int(t) for t in self.offset.aminmax())
+        read = ((self.size[0] - 1) * columns + self.size[1]) * lanes
+        if first < 0 or last + read > numbers:
+            raise ValueError(
+                f"Entries: offsets from {first} to {last} leave x, a block of which has"
+                f" {numbers} numbers"
             )
 
 
@@ -83,11 +115,12 @@ def spmm(
         `[blocks, channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes]` fp32, halo zero.
 
     Raises:
-        ValueError: a shape does not fit the entries.
+        ValueError: a shape does not fit the entries, or halo is negative.
         TypeError: a dtype is not fp32.
     """
     check_blocked("spmm: x", x, entries.x_shape)
     check_values("spmm", value, entries)
+    check_halo("spmm", halo)
     out = [entries.channels, *entries.size, *halo]
     if bias is not None:
         _check("spmm: bias", bias, (entries.channels,))
@@ -156,6 +189,12 @@ def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
 def check_values(op: str, value: Tensor, entries: Entries) -> None:
     """Raises where value is not `[E, v]` fp32."""
     _check(f"{op}: value", value, (len(entries.offset), entries.v))
+
+
+def check_halo(op: str, halo: tuple[int, int]) -> None:
+    """Raises where halo is negative."""
+    if min(halo) < 0:
+        raise ValueError(f"{op}: halo must be 0 or more, got {halo}")
 
 
 def _y_shape(x: Tensor, out: list[int]) -> tuple[int, ...]:

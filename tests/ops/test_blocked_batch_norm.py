@@ -191,8 +191,6 @@ def test_registration(training):
     known = [None, None] if training else running
     args = (data, *affine, *known, 1e-5, True, halo, to)
     torch.library.opcheck(ops.blocked_batch_norm.default, args)
-    torch.library.opcheck(
-        ops.blocked_batch_norm_backward.default,
-        (to_blocked(dy, 2, (0, 1)), data.detach(), *[t.detach() for t in affine], *running)
-        + (1e-5, True, training, halo, to),
-    )
+    tensors = (to_blocked(dy, 2, (0, 1)), *(t.detach() for t in (data, *affine)), *running)
+    options = (1e-5, True, training, halo, to)
+    torch.library.opcheck(ops.blocked_batch_norm_backward.default, (*tensors, *options))
