@@ -160,7 +160,7 @@ def _inside(data: Data, form: Form, mask: Tensor) -> Contender | None:
     """With x, y, dx and dy in the layout that neighbours would have; None where there is none."""
     layer = sparse_layer(data, form, mask)
     layer.output = "blocked"
-    padding = (data.problem.layer.padding,) * 2
+    padding = (data.problem.layer.padding, data.problem.layer.padding)
     layer.reader_halo = padding
     lanes = _lanes(layer(data.x))
     if lanes is None:

@@ -153,8 +153,7 @@ def _record(
 ) -> Record:
     problem, threads, what, contender = about
     median = statistics.median(times)
-    thunk = contender.run(what)
-    own = contender.name in (OURS, BORDERS) and thunk is not None
+    thunk = contender.run(what) if contender.name in (OURS, BORDERS) else None
     return Record(
         layer=problem.layer.name,
         network=problem.layer.network,
@@ -173,7 +172,7 @@ def _record(
         useful_gflop_s=speed[0],
         of_peak=speed[1],
         speed_up=fastest / median,
-        outside_kernels=where.outside_kernels(thunk) if own else None,
+        outside_kernels=where.outside_kernels(thunk) if thunk else None,
     )
 
 
