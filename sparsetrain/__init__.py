@@ -19,3 +19,5 @@ from sparsetrain.patterns import Vector as Vector
 from sparsetrain.select import select as select
 from sparsetrain.shrink import Plan as Plan
 from sparsetrain.shrink import plan as plan
+from sparsetrain.swap import densify as densify
+from sparsetrain.swap import sparsify as sparsify

@@ -23,6 +23,7 @@ from sparsetrain.schedules import LEARNING_RATES
 
 OPTIMIZERS = ("sgd", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
+EXECUTIONS = ("auto", "sparse", "dense")
 
 
 def _option(default: Any, help_: str) -> Any:
@@ -63,6 +64,7 @@ class Config:
     label_smoothing: float = _option(0.0, "share of each target spread over all classes")
     bf16: bool = _option(False, "compute in bfloat16 where autocast does")
     channels_last: bool = _option(True, "keep images as N, H, W, C: faster on CPUs and GPUs")
+    execution: str = _option("auto", "of pruned layers: sparse, dense or auto, by measurement")
     seed: int = _option(0, "of weights, order, crops and flips")
     threads: int | None = _option(None, "CPU threads; by default torch's choice")
     device: str = _option("auto", "auto, cpu or cuda")
@@ -74,6 +76,7 @@ class Config:
             "optimizer": OPTIMIZERS,
             "schedule": LEARNING_RATES,
             "device": DEVICES,
+            "execution": EXECUTIONS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -21,10 +21,11 @@ from torch.optim import Optimizer
 
 from sparsetrain import checkpoint
 from sparsetrain.bench.networks import Network, live_flops
-from sparsetrain.catalog import build_method
+from sparsetrain.catalog import Setting, build_method
 from sparsetrain.checkpoint import CheckpointError
 from sparsetrain.config import Config, build_model, build_optimizer, check_layout
 from sparsetrain.data import Images
+from sparsetrain.execution import Execution
 from sparsetrain.files import remove_parts, write_text
 from sparsetrain.methods import Method
 from sparsetrain.modes import quietly
@@ -33,6 +34,7 @@ from sparsetrain.shrink import Layer, trace
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = ("epoch", "step", "loss", "correct", "seen", "seconds", "pruning", "flops", "history")
+STATES = ("model", "optimizer", "method", "execution")
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Run:
     model: nn.Module
     optimizer: Optimizer
     method: Method
+    execution: Execution
     layers: Sequence[Layer] | None = None  # what FLOPs are counted of; None: cannot be traced
     epoch: int = 0
     step: int = 0  # batches of this epoch that are done
@@ -62,6 +65,13 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.epoch == self.epochs
+
+    @property
+    def parameters(self) -> int:
+        """Those of the network, masked ones too."""
+        masks = self.method.masks
+        named = self.model.named_parameters()
+        return sum((masks[n] if n in masks else p).numel() for n, p in named)
 
     def count_flops(self) -> None:
         """Set `flops` to 3 x those of a forward pass over the weights that are not masked now.
@@ -87,7 +97,10 @@ def start(config: Config, folder: Path | None, data: Images, model: nn.Module | 
     if folder is not None:
         write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     layers = _layers(config, model, data)
-    return Run(config, model, optimizer, method, layers, seconds=taken, pruning=taken)
+    execution = _execution(config, model, optimizer, method, data)
+    return Run(
+        config, model, optimizer, method, execution, layers, seconds=taken, pruning=taken
+    )
 
 
 def save(folder: Path | None, run: Run) -> None:
@@ -95,11 +108,13 @@ def save(folder: Path | None, run: Run) -> None:
     if folder is None:
         return
     progress = {k: getattr(run, k) for k in PROGRESS}
+    run.execution.densify()
     state = {
         "config": asdict(run.config),
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "method": run.method.state_dict(),
+        "execution": run.execution.state_dict(),
         "random": _random_state(run.config),
         **progress,
     }
@@ -114,7 +129,7 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
         raise ValueError("train: resume needs the run's folder")
     remove_parts(folder)
     state = checkpoint.load(folder / CHECKPOINT)
-    if missing := {"config", "model", "optimizer", "method", "random", *PROGRESS} - state.keys():
+    if missing := {"config", *STATES, "random", *PROGRESS} - state.keys():
         raise CheckpointError(f"{folder / CHECKPOINT} is no training run: it lacks {min(missing)}")
     _check_same(state["config"], config, folder)
     model = build_model(config, data) if model is None else model
@@ -124,9 +139,20 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     _load_optimizer(optimizer, state["optimizer"])
     method = build_method(config, data)
     method.resume(model, optimizer, _on(config.torch_device, state["method"]))
+    execution = _execution(config, model, optimizer, method, data)
+    execution.load_state_dict(state["execution"])
     layers = _layers(config, model, data)
     _set_random_state(state["random"])
-    return Run(config, model, optimizer, method, layers, **{k: state[k] for k in PROGRESS})
+    progress = {k: state[k] for k in PROGRESS}
+    return Run(config, model, optimizer, method, execution, layers, **progress)
+
+
+def _execution(
+    config: Config, model: nn.Module, optimizer: Optimizer, method: Method, data: Images
+) -> Execution:
+    # Under autocast the dense layers run in bf16, for which the sparse ones have no kernels.
+    mode = "dense" if config.bf16 and config.execution == "auto" else config.execution
+    return Execution(mode, model, optimizer, method, lambda: Setting(config, data).batch()[0])
 
 
 def _layers(config: Config, model: nn.Module, data: Images) -> Sequence[Layer] | None:
@@ -150,7 +176,7 @@ def _load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 def _check_same(saved: dict[str, Any], config: Config, folder: Path) -> None:
     """Only what does not change the numbers may differ from the interrupted run."""
-    free = {"workers", "checkpoint_every", "data_dir", "device"}
+    free = {"workers", "checkpoint_every", "data_dir", "device", "execution"}
     for name, value in asdict(config).items():
         if name not in free and saved.get(name) != value:
             raise ValueError(f"{folder} was trained with {name}={saved.get(name)!r}, not {value!r}")

@@ -45,6 +45,13 @@ class Steps:
     def due(self, step: int) -> bool:
         return self.first <= step <= self.last and (step - self.first) % self.every == 0
 
+    def after(self, step: int) -> float:
+        """The first step that is due after `step`; inf if none is."""
+        if step < self.first:
+            return self.first
+        coming = step + self.every - (step - self.first) % self.every
+        return coming if coming <= self.last else math.inf
+
     def done(self, step: int) -> float:
         """How far step is from first to last, in [0, 1]."""
         span = max(self.last - self.first, 1)

@@ -8,6 +8,7 @@ sparsetrain/runs.py.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ def train(
     open_run = runs.resume if resume else runs.start
     run = open_run(config, folder, data, model)
     progress.epochs = run.epochs
-    with Interrupt() as interrupt:
+    with Interrupt() as interrupt, closing(run.execution):
         while not run.finished:
             _train_epoch(run, data.train, folder, progress, interrupt)
             if interrupt.asked:
@@ -85,6 +86,7 @@ def _train_epoch(
         )
         for group in run.optimizer.param_groups:
             group["lr"] = rate
+        run.execution.prepare(run.epoch * steps + run.step + 1)
         loss, correct = _train_step(run, x, y)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -128,7 +130,7 @@ def _end_epoch(run: Run, test: Split, progress: Progress) -> None:
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
         "sparsity": sparsity(run.method.masks),
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": run.parameters,
         "train_flops": None if run.flops is None else run.flops * run.seen,
         "seconds": run.seconds,
         "pruning_seconds": run.pruning,

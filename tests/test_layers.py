@@ -25,6 +25,8 @@ LAYERS = [  # bottom first
     {"methods", "checkpoint"},
     {"catalog"},
     {"bench", "config"},
+    {"swap"},
+    {"execution"},
     {"runs"},
     {"train", "report", "doctor"},
     {"demo", "compare"},

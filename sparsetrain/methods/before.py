@@ -3,6 +3,7 @@
 Methods in several rounds (SynFlow, Iter-SNIP, FORCE): sparsetrain/methods/rounds.py.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,9 @@ class Magnitude(Masking):
         super().__post_init__()
         if self.at < 0:
             raise self._wrong(f"at is a number of steps, 0 or more, got {self.at}")
+
+    def next_change(self, step: int) -> float:
+        return math.inf if self._state.memory["pruned"] else max(self.at, step + 1)
 
     def after_step(self, step: int | None = None) -> None:
         super().after_step(step)

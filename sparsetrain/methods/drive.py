@@ -79,6 +79,13 @@ class DRIVE(Masking):
         """The step, counted from 1, whose gradient decides the last round."""
         return self.dense_steps + 1 + (self.rounds - 1) * self.interval
 
+    @property
+    def _rounds(self) -> Steps:
+        return Steps(self.dense_steps + 1, self.last_round, self.interval)
+
+    def next_change(self, step: int) -> float:
+        return max(step + 1, self._rounds.after(step) - self.batches + 1)
+
     def finish(self) -> None:
         step = self._state.step
         if 0 < step < self.last_round:
@@ -94,7 +101,7 @@ class DRIVE(Masking):
         memory["snapshot"] = snapshot(self._state.model) if self.after == "rewind_init" else {}
 
     def _act(self, step: int) -> None:
-        rounds = Steps(self.dense_steps + 1, self.last_round, self.interval)
+        rounds = self._rounds
         coming = next((i for i in range(self.batches) if rounds.due(step + i)), None)
         if coming is None:
             return

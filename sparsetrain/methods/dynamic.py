@@ -97,6 +97,9 @@ class SET(Masking):
         """When masks change, steps counted from 1."""
         return self._every(self.interval, self.end, self.total_steps)
 
+    def next_change(self, step: int) -> float:
+        return self.updates.after(step)
+
     def _begin(self) -> None:
         self._change(self._random_masks(self.sparsity))
 

@@ -113,6 +113,9 @@ class FGGP(Masking):
         """When weights are pruned, steps counted from 1."""
         return self._every(self.interval, self.end, self.total_steps)
 
+    def next_change(self, step: int) -> float:
+        return self.updates.after(step)
+
     def _begin(self) -> None:
         self._check_rate()
         if self.initial_sparsity:

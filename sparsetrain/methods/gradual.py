@@ -7,6 +7,7 @@ AC/DC   Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of De
         Networks", NeurIPS 2021, arXiv:2106.12379; IST-DASLab/ACDC, configs
 """
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal
@@ -59,6 +60,9 @@ class GMP(Masking):
     def updates(self) -> Steps:
         """When weights are pruned, steps counted from 1; the first after t_0."""
         return self._every(self.interval, self.end, self.total_steps, self.dense_steps)
+
+    def next_change(self, step: int) -> float:
+        return self.dense_steps if step < self.dense_steps else self.updates.after(step)
 
     def _begin(self) -> None:
         if self.dense_steps == 0:
@@ -131,6 +135,9 @@ class ACDC(Masking):
             found += [at, at + compressed]
             at += compressed + dense
         return [*found, end]
+
+    def next_change(self, step: int) -> float:
+        return next((at + 1 for at in self.switches if at >= step), math.inf)
 
     def pruned_at(self, step: int) -> bool:
         """Whether a step, counted from 1, is one with pruned weights."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from sparsetrain.masks import sparsity
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.method import snapshot
-from sparsetrain.schedules import exponential
+from sparsetrain.schedules import Steps, exponential
 
 RATE = 0.2  # share of the remaining weights that a level removes in the paper
 
@@ -74,6 +74,13 @@ class IMP(Masking):
         if step < self.level_steps:
             return step
         return self.rewind_step + (step - self.level_steps) % (self.level_steps - self.rewind_step)
+
+    def next_change(self, step: int) -> float:
+        length = self.level_steps - self.rewind_step
+        last = self.level_steps + (self.prunings - 1) * length
+        levels = Steps(self.level_steps, last, length)
+        rewind = self.rewind_step if step < self.rewind_step else math.inf
+        return min(rewind, levels.after(step))
 
     def after_step(self, step: int | None = None) -> None:
         super().after_step(step)

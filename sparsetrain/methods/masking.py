@@ -4,6 +4,7 @@ A subclass says in `_act` what happens between a step's backward pass and its up
 `self._change(self._choose(...))`; all else is here. Steps are counted from 1 there.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -40,6 +41,11 @@ class State:
     lost: int = 0  # steps whose gradients overflowed
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)  # address and version
     memory: dict[str, Any] = field(default_factory=dict)  # the method's own, saved with it
+
+    @property
+    def whole(self) -> Masks:
+        """Masks but those of layers that are sparse now: a packed weight has left its parameter."""
+        return {n: m for n, m in self.masks.items() if self.parameters[n].shape == m.shape}
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,10 @@ class Masking(Method):
     def masks(self) -> Masks:
         return self._state.masks
 
+    def next_change(self, step: int) -> float:
+        own = (type(self)._act, type(self).after_step)
+        return math.inf if own == (Masking._act, Masking.after_step) else step + 1
+
     def start(
         self,
         model: nn.Module,
@@ -126,6 +136,7 @@ class Masking(Method):
         if overflowed(s.model, s.scaler):
             s.step, s.lost = s.step - 1, s.lost + 1
             return
+        self._check_whole(s.step)
         self._check_untouched(s.marks)
         with torch.no_grad():
             self._act(s.step)
@@ -133,7 +144,7 @@ class Masking(Method):
     def after_step(self, step: int | None = None) -> None:
         s = self._state
         if not isinstance(s.optimizer, Masked):
-            apply_(s.masks, s.model, s.optimizer)
+            apply_(s.whole, s.model, s.optimizer)
         s.marks = {n: mark_of(p) for n, p in s.parameters.items() if n in s.masks}
 
     def state_dict(self) -> dict[str, Any]:
@@ -259,9 +270,18 @@ class Masking(Method):
             apply_(s.masks, s.ema, None)
         s.marks = {n: mark_of(p) for n, p in s.parameters.items()}
 
+    def _check_whole(self, step: int) -> None:
+        """A step that looks at weights finds them all."""
+        packed = self._state.masks.keys() - self._state.whole.keys()
+        if packed and self.next_change(step - 1) <= step:
+            raise RuntimeError(
+                f"{type(self).__name__}: step {step} needs whole weights, {min(packed)} is packed;"
+                " call sparsetrain.densify(model, optimizer) before it: next_change says when"
+            )
+
     def _check_untouched(self, marks: Mapping[str, tuple[int, int]]) -> None:
         """Pruned weights are zero still, where a weight is not known to be unchanged."""
-        for name, mask in self._state.masks.items():
+        for name, mask in self._state.whole.items():
             parameter = self._state.parameters[name]
             if marks.get(name) == mark_of(parameter):
                 continue

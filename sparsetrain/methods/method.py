@@ -48,6 +48,14 @@ class Method:
         """The schedule's step for a step of the training, both counted from 0."""
         return step
 
+    def next_change(self, step: int) -> float:
+        """The first step after `step` whose hooks look at or change weights, masks or gradients.
+
+        Steps are counted from 1; inf if there is none. In the steps before it the masks rest, and
+        the network may be one that holds the live weights only: `sparsetrain.sparsify`.
+        """
+        return step + 1
+
     def start(
         self,
         model: nn.Module,

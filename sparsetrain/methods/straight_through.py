@@ -17,6 +17,7 @@ compilation are as without it. A saved model holds v; the method's state holds w
             ICML 2020, arXiv:2002.03231; RAIVNLab/STR, utils/conv_type.py
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -182,6 +183,9 @@ class STR(StraightThrough):
         memory["s"] = {n: torch.full_like(p[:1].sum(), self.initial) for n, p in parameters.items()}
         memory["momentum"] = {n: torch.zeros_like(s) for n, s in memory["s"].items()}
         super()._begin()
+
+    def next_change(self, step: int) -> float:
+        return step + 1 if self._state.memory["dense"] else math.inf
 
     def _act(self, step: int) -> None:
         if not self._state.memory["dense"]:

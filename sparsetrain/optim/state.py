@@ -4,6 +4,8 @@ Momentum, Adam's moments, Adagrad's sums: any state tensor of its parameter's sh
 and other scalars are not among them.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -40,3 +42,21 @@ def set_data_(tensor: Tensor, data: Tensor) -> None:
     if tensor.is_floating_point():
         tensor.data = torch.empty(0, dtype=other, device=tensor.device)
     tensor.data = data
+
+
+def replace_(
+    optimizer: Optimizer | None, old: Tensor, new: Tensor, move: Callable[[Tensor], Tensor]
+) -> None:
+    """Train `new` in the place of `old`, in the same groups, with the state that `move` makes.
+
+    Args:
+        move: a tensor shaped like old -> one shaped like new.
+    """
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["params"][:] = [new if p is old else p for p in group["params"]]
+    moving = {id(t) for t in state_like(optimizer, old)}
+    if old in optimizer.state:
+        state = optimizer.state.pop(old)
+        optimizer.state[new] = {k: move(t) if id(t) in moving else t for k, t in state.items()}

@@ -1,0 +1,85 @@
+"""What was measured on this machine before, in one file of JSON."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sparsetrain._C  # type: ignore[import-not-found]
+from sparsetrain.bench.timing import machine
+from sparsetrain.files import write_text
+
+FOLDER = "SPARSETRAIN_CACHE"  # the environment variable
+FILE = "layers.json"
+Times = dict[str, float]  # form -> ms
+
+
+class Cache:
+    """Times of layers by what they depend on; a file that cannot be read is as none.
+
+    Args:
+        folder: "auto" for $SPARSETRAIN_CACHE, or ~/.cache/sparsetrain; None to keep nothing.
+    """
+
+    def __init__(self, folder: str | Path | None = "auto") -> None:
+        self.path = None if folder is None else _folder(folder) / FILE
+        self._known, self._new = self._read(), {}
+
+    def get(self, case: Mapping[str, Any]) -> Times | None:
+        """The times of a layer, if it was measured on this machine with these threads."""
+        return self._known.get(_key(case))
+
+    def put(self, case: Mapping[str, Any], times: Times) -> None:
+        self._new[_key(case)] = times
+
+    def write(self) -> None:
+        """Add what is new to what others may have written since."""
+        if self.path is None or not self._new:
+            return
+        self._known = {**self._read(), **self._new}
+        try:
+            write_text(self.path, json.dumps(self._known, indent=0, sort_keys=True) + "\n")
+        except OSError as error:
+            warnings.warn(f"{self.path} cannot be written: {error}", stacklevel=2)
+
+    def _read(self) -> dict[str, Times]:
+        if self.path is None:
+            return {}
+        try:
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(known, dict) or not all(map(_sound, known.values())):
+                raise ValueError("it holds no times")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"{self.path} is ignored, it cannot be read: {reason}", stacklevel=2)
+            return {}
+        return known
+
+
+def _folder(folder: str | Path) -> Path:
+    if folder != "auto":
+        return Path(folder)
+    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "sparsetrain")
+
+
+def _sound(times: Any) -> bool:
+    return isinstance(times, dict) and all(
+        isinstance(ms, int | float) and ms >= 0 for ms in times.values()
+    )
+
+
+def _key(case: Mapping[str, Any]) -> str:
+    build = Path(sparsetrain._C.__file__).stat()
+    here = {
+        "cpu": machine("cpu")["cpu"],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "kernels": f"{build.st_size} {build.st_mtime_ns}",
+    }
+    return json.dumps({**here, **case}, sort_keys=True)

@@ -1,0 +1,157 @@
+"""Dense layers out, sparse ones in, and back, in place.
+
+A parameter gives its place in the optimizer to the other form's, its state and gradient going
+along. The dense module waits beside the sparse one, its weight emptied, so that it comes back as
+the object that it was, in its memory order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsetrain.nn import Pattern, SparseConv2d, SparseLayer, SparseLinear
+from sparsetrain.optim import replace_, set_data_
+
+ORIGIN = "_origin"  # hangs beside a sparse layer's attributes, no submodule and no part of its state
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """How a dense layer is packed: by which mask, in groups of how many outputs."""
+
+    mask: Tensor
+    v: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Origin:
+    """The dense form of a sparse layer.
+
+    Attributes:
+        like: its weight without memory: shape and strides.
+    """
+
+    module: nn.Module
+    like: Tensor
+
+
+Packings = Mapping[nn.Module, Packing]  # by dense layer
+Sparse = Mapping[nn.Module, SparseLayer]  # by dense layer
+
+
+@torch.no_grad()
+def pack_(
+    model: nn.Module,
+    packings: Packings,
+    optimizer: Optimizer | None = None,
+    reuse: Sparse | None = None,
+) -> dict[nn.Module, SparseLayer]:
+    """Put sparse layers in the place of dense ones.
+
+    Args:
+        reuse: sparse layers that stood for them before, which take on the masks and values.
+    """
+    made = {d: sparse_form(d, how, (reuse or {}).get(d)) for d, how in packings.items()}
+    for dense, sparse in made.items():
+        pattern, weight = sparse.pattern, dense.weight
+        assert isinstance(weight, nn.Parameter)
+        sparse.__dict__[ORIGIN] = _Origin(dense, torch.empty_like(weight, device="meta"))
+        _hand_over(dense, sparse)
+        _move(weight, sparse.weight, pattern.gather, optimizer)
+        set_data_(weight, weight.new_empty(0))
+    _exchange(model, made)
+    return made
+
+
+@torch.no_grad()
+def densify(model: nn.Module, optimizer: Optimizer | None = None) -> nn.Module:
+    """Put dense layers in the place of all sparse ones, in place: what undoes `sparsify`.
+
+    Layers that `sparsify` put in give way to the modules and parameters that were there before.
+    Weights are the same bit for bit, and the optimizer's state is zero where they are pruned.
+
+    Args:
+        optimizer: the one that trains the model, if one does.
+    """
+    back = {m: _dense(m, optimizer) for m in model.modules() if isinstance(m, SparseLayer)}
+    if isinstance(model, SparseLayer):
+        return back[model]
+    _exchange(model, back)
+    return model
+
+
+def sparse_layers(model: nn.Module) -> dict[nn.Module, SparseLayer]:
+    """The sparse layers that stand in the place of dense ones, by these."""
+    layers = (m for m in model.modules() if isinstance(m, SparseLayer))
+    return {m.__dict__[ORIGIN].module: m for m in layers if ORIGIN in m.__dict__}
+
+
+def sparse_form(dense: nn.Module, how: Packing, known: SparseLayer | None = None) -> SparseLayer:
+    """A sparse layer with a dense one's weights: a new one, or one that is known takes them on."""
+    if known is None:
+        kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
+        return kind.from_dense(dense, how.mask, how.v)
+    weight = dense.weight
+    assert isinstance(weight, nn.Parameter)
+    pattern = Pattern.of(how.mask, how.v)
+    if not torch.equal(pattern.index, known.index):  # else its kernels are known too
+        known.index = pattern.index
+    set_data_(known.weight, pattern.gather(weight.detach()))
+    known.weight.requires_grad_(weight.requires_grad)
+    known.bias = dense.bias
+    return known
+
+
+def _dense(sparse: SparseLayer, optimizer: Optimizer | None) -> nn.Module:
+    origin = sparse.__dict__.pop(ORIGIN, None)
+    pattern = sparse.pattern
+    if origin is None:
+        dense = sparse.to_dense()
+        replace_(optimizer, sparse.weight, dense.weight, pattern.scatter)
+        return dense
+    dense, like = origin.module, origin.like
+
+    def whole(values: Tensor) -> Tensor:
+        return torch.empty_like(like, dtype=values.dtype, device=values.device).copy_(
+            pattern.scatter(values)
+        )
+
+    set_data_(dense.weight, whole(sparse.weight.detach()))
+    dense.weight.requires_grad_(sparse.weight.requires_grad)
+    dense.bias = sparse.bias
+    _hand_over(sparse, dense)
+    _move(sparse.weight, dense.weight, whole, optimizer)
+    return dense
+
+
+def _hand_over(old: nn.Module, new: nn.Module) -> None:
+    """Mode and hooks; the dicts of hooks are shared, so that a handle can remove its hook."""
+    new.training = old.training
+    for name in HOOKS:
+        setattr(new, name, getattr(old, name))
+
+
+def _move(old: nn.Parameter, new: nn.Parameter, values, optimizer: Optimizer | None) -> None:
+    grad, old.grad = old.grad, None
+    new.grad = None if grad is None else values(grad)
+    replace_(optimizer, old, new, values)
+
+
+def _exchange(model: nn.Module, modules: Mapping[nn.Module, nn.Module]) -> None:
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in modules:
+                parent._modules[name] = modules[child]

@@ -1,0 +1,91 @@
+"""Times of one layer in its forms, on random input of the shape that it gets in its model."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from sparsetrain.nn import Blocked, SparseConv2d, SparseLayer
+from sparsetrain.swap.exchange import Packing, sparse_form
+from sparsetrain.swap.sites import Calls, Site
+
+ROUNDS = 7  # that are counted, at most
+FEWEST = 3
+SECONDS = 0.5  # after which no more rounds are begun
+Thunk = Callable[[], object]
+
+
+def milliseconds(run: Mapping[str, Thunk]) -> dict[str, float]:
+    """Name -> median of some interleaved rounds; a thunk may return one, whose time counts alone.
+
+    The first round, in which memory is claimed and plans are made, is not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in run}
+    began = time.perf_counter()
+    for round_ in range(1 + ROUNDS):
+        if round_ > FEWEST and time.perf_counter() - began > SECONDS:
+            break
+        for name, thunk in run.items():
+            times[name].append(1e3 * _seconds(thunk))
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
+def _seconds(thunk: Thunk) -> float:
+    start = time.perf_counter()
+    timed = thunk()
+    if callable(timed):
+        start = time.perf_counter()
+        timed()
+    return time.perf_counter() - start
+
+
+def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
+    """Form -> one call as the model makes it, and "border": what converting its input costs."""
+    layer = site.module
+    x = torch.empty_strided(calls.shape, calls.stride).normal_().requires_grad_(calls.grad)
+    stays = x.dim() == (4 if isinstance(layer, nn.Conv2d) else 2)  # blocked from layer to layer
+    thunks = {"dense": _call(layer, x, training)}
+    for form, v in {"unstructured": 1, "vector": site.v}.items():
+        if form == "unstructured" or v > 1:
+            sparse, given = sparse_form(layer, Packing(site.mask, v)), x
+            if stays:
+                sparse.output, given = "blocked", _blocked(sparse, x)
+            thunks[form] = _call(sparse, given, training)
+    if stays:
+        thunks["border"] = lambda: Blocked.of(x.detach()).dense()
+    return thunks
+
+
+def _blocked(layer: SparseLayer, x: Tensor) -> Blocked:
+    halo = layer.geometry.padding if isinstance(layer, SparseConv2d) else (0, 0)
+    blocked = Blocked.of(x.detach(), halo=halo)
+    blocked.data.requires_grad_(x.requires_grad)
+    return blocked
+
+
+def _call(layer: nn.Module, x: Tensor | Blocked, training: bool) -> Thunk:
+    """A forward pass, and a backward one in training."""
+    leaf = x.data if isinstance(x, Blocked) else x
+    inputs = [t for t in (leaf, *layer.parameters()) if t.requires_grad]
+
+    def thunk() -> object:
+        with torch.set_grad_enabled(training):
+            output = layer(x)
+            return gradients(output, inputs) if training else None
+
+    return thunk
+
+
+def gradients(output: Any, inputs: list[Tensor]) -> list[Tensor | None]:
+    """By inputs, of a sum over all of some output; None where nothing flows."""
+    leaves = tree_leaves(output, is_leaf=lambda y: isinstance(y, Blocked))
+    leaves = [y.data if isinstance(y, Blocked) else y for y in leaves]
+    ends = [y for y in leaves if isinstance(y, Tensor) and y.requires_grad]
+    if not ends or not inputs:
+        return [None] * len(inputs)
+    ones = [torch.ones_like(y) for y in ends]
+    return list(torch.autograd.grad(ends, inputs, ones, allow_unused=True))
