@@ -3,15 +3,12 @@
 import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsetrain.bench.rivals import installed
-from sparsetrain.modes import quietly
 
 Infer = Callable[[], Tensor]
 

@@ -100,6 +100,7 @@ def _torch(
 
 def _compiled(model: nn.Module, workload: Workload, x: Tensor) -> Contender:
     name = "dense, compiled"
+    torch.compiler.reset()
     if workload.what == "training":
         fast = torch.compile(model, dynamic=False)
         return Contender(name, None, _trainer(fast, _optimizer(model), x))
