@@ -54,7 +54,6 @@ class Execution:
             densify(self.model, self.optimizer)
             self.packed = False
 
-
     def close(self) -> None:
         self.densify()
 

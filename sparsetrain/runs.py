@@ -71,7 +71,7 @@ class Run:
         """Those of the network, masked ones too."""
         masks = self.method.masks
         named = self.model.named_parameters()
-        return sum((masks[n] if n in masks else p).numel() for n, p in named)
+        return sum(masks.get(n, p).numel() for n, p in named)
 
     def count_flops(self) -> None:
         """Set `flops` to 3 x those of a forward pass over the weights that are not masked now.
@@ -98,9 +98,7 @@ def start(config: Config, folder: Path | None, data: Images, model: nn.Module | 
         write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     layers = _layers(config, model, data)
     execution = _execution(config, model, optimizer, method, data)
-    return Run(
-        config, model, optimizer, method, execution, layers, seconds=taken, pruning=taken
-    )
+    return Run(config, model, optimizer, method, execution, layers, seconds=taken, pruning=taken)
 
 
 def save(folder: Path | None, run: Run) -> None:

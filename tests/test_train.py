@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import checkpoint, runs
+from sparsetrain import checkpoint, execution, runs, swap
 from sparsetrain.config import Config
 from sparsetrain.data import load
 from sparsetrain.interrupt import Interrupt
@@ -29,6 +29,7 @@ QUICK = Config(
     checkpoint_every=2,
     lr=0.02,
     threads=1,
+    execution="dense",
 )
 
 
@@ -54,9 +55,12 @@ def tensors(folder):
     return flat
 
 
-@pytest.mark.parametrize("method", ["dense", "3sp", "drive"])
-def test_killed_in_an_epoch_and_resumed_is_bit_for_bit_the_same(method, tmp_path):
-    config = replace(QUICK, method=method)
+@pytest.mark.parametrize(
+    ("method", "execution"),
+    [("dense", "auto"), ("3sp", "auto"), ("drive", "dense"), ("drive", "sparse")],
+)
+def test_killed_in_an_epoch_and_resumed_is_bit_for_bit_the_same(method, execution, tmp_path):
+    config = replace(QUICK, method=method, execution=execution)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config, whole)
 
@@ -191,6 +195,7 @@ def test_resuming_something_else(tmp_path):
         ({"method": "driv"}, "no method is called 'driv'; did you mean 'drive'"),
         ({"sparsity": 1.0}, r"sparsity must be the share removed, in \[0, 1\), got 1.0"),
         ({"flops": 0.0}, r"flops must be the share kept, in \(0, 1\], got 0.0"),
+        ({"execution": "spars"}, "did you mean 'sparse'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
@@ -224,3 +229,103 @@ def test_learning_rates():
     assert [learning_rate("cosine", s, 10, warmup=3) for s in range(3)] == [0.25, 0.5, 0.75]
     with pytest.raises(ValueError, match="schedule is one of"):
         learning_rate("linear", 0, 1)
+
+
+class Losses:
+    """The mean loss of each step."""
+
+    def __init__(self):
+        self.sums, self.each = [0.0], []
+
+    def step(self, epoch, step, steps, loss, accuracy):
+        before = 0.0 if step == 1 else self.sums[-1]
+        self.sums.append(step * loss)
+        self.each.append(step * loss - before)
+
+    def epoch(self, record): ...
+
+
+def small():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(256, 10),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("snip", ""),
+        ("drive", ""),
+        ("rigl", "interval=7"),
+        ("gmp", "interval=10"),
+        ("fggp", "interval=10"),
+        ("snip", "pattern"),
+    ],
+)
+def test_packed_training_has_the_loss_curve_of_masked_dense_training(method, options, optimizer):
+    """60 steps. Rounding is 1e-7 and grows little in them; a lost momentum or weight shows at 1e-2."""
+    vector = options == "pattern"
+    config = replace(
+        QUICK, method=method, sparsity=0.8, epochs=5, optimizer=optimizer,
+        lr=0.02 if optimizer == "sgd" else 1e-3, pattern="vector:4" if vector else None,
+        allocation="uniform" if method == "snip" else None, set="" if vector else options,
+        checkpoint_every=0,
+    )  # fmt: skip
+    curves, models = {}, {}
+    for execution in ("dense", "sparse"):
+        curves[execution] = Losses()
+        run = train(
+            replace(config, execution=execution), model=small(), progress=curves[execution]
+        )
+        models[execution] = run
+        assert (run.execution.forms != {}) == (execution == "sparse")
+    dense, sparse = models["dense"], models["sparse"]
+    assert len(curves["dense"].each) == 60
+    assert curves["sparse"].each == pytest.approx(curves["dense"].each, rel=1e-4)
+    for name, mask in dense.method.masks.items():
+        assert torch.equal(mask, sparse.method.masks[name])
+    assert [r["parameters"] for r in sparse.history] == [r["parameters"] for r in dense.history]
+    assert [r["train_flops"] for r in sparse.history] == [r["train_flops"] for r in dense.history]
+    for p, q in zip(sparse.model.parameters(), dense.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+
+
+def test_a_checkpoint_is_dense_and_any_execution_goes_on_from_it(tmp_path):
+    config = replace(QUICK, method="snip", epochs=1, checkpoint_every=0, execution="sparse")
+    model = small()
+    names = [*model.state_dict()]
+    parameters = list(model.parameters())
+    train(config, tmp_path, model=model)
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    saved = checkpoint.load(tmp_path / runs.CHECKPOINT)
+    assert list(saved["model"]) == names
+    assert set(saved["execution"]["forms"].values()) == {"unstructured"}
+    longer = saved | {"config": saved["config"] | {"epochs": 2}}
+    for execution in ("dense", "auto", "sparse"):
+        checkpoint.save(tmp_path / runs.CHECKPOINT, longer)
+        again = replace(config, epochs=2, execution=execution)
+        run = train(again, tmp_path, resume=True, model=small())
+        assert run.finished
+        assert (run.execution.mode, len(run.history)) == (execution, 2)
+
+
+def test_auto_measures_and_rests_where_nothing_is_gained(monkeypatch):
+    asked = []
+
+    def sparsify(model, masks, sample, **options):
+        asked.append(options["force"])
+        return swap.Report((), True, 1)
+
+    monkeypatch.setattr(execution, "sparsify", sparsify)
+    config = replace(QUICK, method="snip", execution="auto", checkpoint_every=0)
+    train(config, model=small())
+    assert asked == [None]
+    train(replace(config, sparsity=0.3), model=small())  # too dense to gain
+    train(replace(config, bf16=True), model=small())
+    train(replace(config, method="rigl", set="interval=5"), model=small())  # changes too often
+    assert asked == [None]

@@ -16,7 +16,7 @@ using Maybe = std::optional<Tensor>;
 
 template <typename T>
 const T* read(const Maybe& t) {
-  return t ? read<T>(*t) : nullptr;
+  return t ? sparsetrain::read<T>(*t) : nullptr;
 }
 
 // Every tensor is contiguous and of data's dtype. Without mean and var, those of data.

@@ -1,9 +1,10 @@
 """What was measured on this machine before, in one file of JSON."""
 
+import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sparsetrain.bench.timing import machine
 from sparsetrain.files import write_text
 
 FOLDER = "SPARSETRAIN_CACHE"  # the environment variable
-FILE = "layers.json"
+FILE = "times.json"
 Times = dict[str, float]  # form -> ms
 
 
@@ -29,20 +30,20 @@ class Cache:
         self.path = None if folder is None else _folder(folder) / FILE
         self._known, self._new = self._read(), {}
 
-    def get(self, case: Mapping[str, Any]) -> Times | None:
-        """The times of a layer, if it was measured on this machine with these threads."""
-        return self._known.get(_key(case))
-
-    def put(self, case: Mapping[str, Any], times: Times) -> None:
-        self._new[_key(case)] = times
+    def times(self, case: Mapping[str, Any], measure: Callable[[], Times]) -> Times:
+        """Of a layer or model, measured unless this was done here, with these threads."""
+        key = _key(case)
+        if key not in self._known:
+            self._known[key] = self._new[key] = measure()
+        return self._known[key]
 
     def write(self) -> None:
         """Add what is new to what others may have written since."""
         if self.path is None or not self._new:
             return
-        self._known = {**self._read(), **self._new}
+        everything = {**self._read(), **self._new}
         try:
-            write_text(self.path, json.dumps(self._known, indent=0, sort_keys=True) + "\n")
+            write_text(self.path, json.dumps(everything, indent=0, sort_keys=True) + "\n")
         except OSError as error:
             warnings.warn(f"{self.path} cannot be written: {error}", stacklevel=2)
 
@@ -82,4 +83,5 @@ def _key(case: Mapping[str, Any]) -> str:
         "torch": torch.__version__,
         "kernels": f"{build.st_size} {build.st_mtime_ns}",
     }
-    return json.dumps({**here, **case}, sort_keys=True)
+    text = json.dumps({**here, **case}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

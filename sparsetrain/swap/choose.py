@@ -73,6 +73,7 @@ def sparsify(
         choice = _Choice(trial, Cache(cache))
         if forced is None:
             choice.measure()
+            choice.cache.write()
         else:
             choice.take(forced)
     layers = pack_(model, trial.packings(choice.forms), optimizer, reuse=trial.sparse)
@@ -98,18 +99,17 @@ class _Choice:
         """The forms that are the fastest."""
         trial = self.trial
         self.times = {n: self._layer(trial.able[n], trial.calls[n]) for n in trial.order}
-        self.cache.write()
         cheap = cheapest([self.times[n] for n in trial.order])
         forms = dict(zip(trial.order, cheap, strict=True))
         self.why |= {n: SLOWER for n, form in forms.items() if form == "dense"}
-        sparse = {n: form for n, form in forms.items() if form != "dense"}
-        while self._fit(sparse):
-            self.whole = measure.milliseconds(trial.turns(sparse))
+        self._fit({n: form for n, form in forms.items() if form != "dense"})
+        while self.forms:
+            self.whole = self._model(self.forms)
             if self.whole["sparse"] < self.whole["dense"]:
                 return
-            better = sorted(sparse, key=lambda n: self.times[n][sparse[n]] - self.times[n]["dense"])
+            better = sorted(self.forms, key=self._gain, reverse=True)
             self.why |= dict.fromkeys(better[len(better) // 2 :], NO_GAIN)
-            sparse = {n: sparse[n] for n in better[: len(better) // 2]}
+            self._fit({n: forms[n] for n in better[: len(better) // 2]})
             self.whole = {}
 
     def report(self, found: list[Site], layers: Mapping[nn.Module, SparseLayer]) -> Report:
@@ -130,12 +130,22 @@ class _Choice:
         whole = (self.whole.get("dense"), self.whole.get("sparse"))
         return Report(tuple(rows), self.trial.training, torch.get_num_threads(), *whole)
 
-    def _fit(self, forms: dict[str, str]) -> bool:
-        """Hold forms that the model runs with: these, or none."""
-        why = self.trial.fit(forms) if forms else ""
-        self.forms = {} if why else dict(forms)
-        self.why |= dict.fromkeys(forms, why) if why else {}
-        return bool(self.forms)
+    def _gain(self, name: str) -> float:
+        return self.times[name]["dense"] - self.times[name][self.forms[name]]
+
+    def _fit(self, forms: Forms) -> None:
+        """Hold these forms, but for layers with which the model does not run."""
+        self.forms = dict(forms)
+        if not forms or not self.trial.fit(forms):
+            return
+        self.forms = {}
+        for name, form in forms.items():
+            why = self.trial.fit({**self.forms, name: form})
+            if why:
+                self.why[name] = why
+            else:
+                self.forms[name] = form
+        self.trial.fit(self.forms)
 
     def _layer(self, site: Site, calls: Calls) -> Times:
         """Form -> ms of all of a layer's calls, from the cache where it was measured before."""
@@ -144,14 +154,28 @@ class _Choice:
             "layer": repr(layer),
             "x": [list(calls.shape), list(calls.stride), calls.grad],
             "needs": [training, [p.requires_grad for p in layer.parameters()]],
-            "sparsity": round(site.sparsity, 2) if site.sparsity < 0.9 else f"{site.sparsity:.3f}",
-            "v": site.v,
+            "mask": _about(site),
         }
-        times = self.cache.get(case)
-        if times is None:
-            times = measure.milliseconds(measure.layer_thunks(site, calls, training))
-            self.cache.put(case, times)
+        times = self.cache.times(
+            case, lambda: measure.milliseconds(measure.layer_thunks(site, calls, training))
+        )
         return {form: ms * calls.count for form, ms in times.items()}
+
+    def _model(self, forms: dict[str, str]) -> Times:
+        """ms of the whole model, "dense" and, with layers in these forms, "sparse"."""
+        trial = self.trial
+        case = {
+            "model": repr(trial.model),
+            "x": [[n, list(c.shape), list(c.stride), c.count] for n, c in trial.calls.items()],
+            "needs": [trial.training, [p.requires_grad for p in trial.model.parameters()]],
+            "masks": {name: [form, *_about(trial.able[name])] for name, form in forms.items()},
+        }
+        return self.cache.times(case, lambda: measure.milliseconds(trial.turns(forms)))
+
+
+def _about(site: Site) -> list[float]:
+    """Of a mask, what times depend on: two digits of its density, and its groups."""
+    return [float(f"{1 - site.sparsity:.2g}"), site.v]
 
 
 def cheapest(times: list[Times]) -> list[str]:

@@ -15,7 +15,9 @@ from torch.optim import Optimizer
 from sparsetrain.nn import Pattern, SparseConv2d, SparseLayer, SparseLinear
 from sparsetrain.optim import replace_, set_data_
 
-ORIGIN = "_origin"  # hangs beside a sparse layer's attributes, no submodule and no part of its state
+ORIGIN = (
+    "_origin"  # hangs beside a sparse layer's attributes, no submodule and no part of its state
+)
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",

@@ -1,5 +1,4 @@
-"""The layers that masks prune: which may be sparse, why others may not, and what runs through them.
-"""
+"""The layers that masks prune: which may be sparse, why others may not, and what they get."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

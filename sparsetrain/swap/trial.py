@@ -12,7 +12,7 @@ from sparsetrain.modes import quietly
 from sparsetrain.nn import Blocked, SparseLayer
 from sparsetrain.swap.exchange import Packing, densify, pack_
 from sparsetrain.swap.measure import gradients
-from sparsetrain.swap.sites import Calls, Site, hooked, run, watching
+from sparsetrain.swap.sites import Site, hooked, run, watching
 
 LEAKS = "its output would not be a tensor"
 TOLERANCE = 0.02  # of the output's norm: far above rounding, far below what a wrong layer does
@@ -47,6 +47,7 @@ class Trial:
     @contextmanager
     def packed(self, forms: Forms) -> Iterator[dict[str, SparseLayer]]:
         """The model with layers in these forms, which are yielded in the order of their calls."""
+        densify(self.model)
         try:
             self.sparse = pack_(self.model, self.packings(forms))
             layers = {self._name(dense): layer for dense, layer in self.sparse.items()}
@@ -102,16 +103,12 @@ class Trial:
         """What goes wrong with the layers as they are; "" if nothing does."""
         weights = {name: layer.weight for name, layer in layers.items()}
         try:
-            with watching(dict(layers)) as seen:
-                output, flows = self._run(weights)
+            output, flows = self._run(weights)
         except Exception as error:
             lines = str(error).strip().splitlines()
             return f"the model does not run with it sparse: {lines[0] if lines else repr(error)}"
         if any(isinstance(leaf, Blocked) for leaf in output):
             return LEAKS
-        for name in layers:
-            if name not in seen or seen[name].count != self.calls[name].count:
-                return "it is not only called as a module of the model"
         if any(flows[name] != self._flows[name] for name in layers):
             return "no gradient reaches it where it is sparse"
         same = len(output) == len(self._wanted) and all(map(_close, output, self._wanted))
@@ -127,7 +124,7 @@ class Trial:
             return leaves, dict.fromkeys(weights, False)
         asked = {name: w for name, w in weights.items() if w.requires_grad}
         found = dict(zip(asked, gradients(leaves, list(asked.values())), strict=True))
-        leaves = [y if isinstance(y, Blocked) or not isinstance(y, Tensor) else y.detach() for y in leaves]
+        leaves = [y.detach() if isinstance(y, Tensor) else y for y in leaves]
         return leaves, {name: found.get(name) is not None for name in weights}
 
     def _step(self) -> None:
@@ -141,9 +138,7 @@ class Trial:
 
 
 @contextmanager
-def trying(
-    model: nn.Module, found: list[Site], sample: Any, training: bool
-) -> Iterator[Trial]:
+def trying(model: nn.Module, found: list[Site], sample: Any, training: bool) -> Iterator[Trial]:
     """A trial, after which the model's modes, statistics and gradients are as before."""
     grads = [(p, p.grad) for p in model.parameters()]
     for parameter, _ in grads:

@@ -1,0 +1,453 @@
+"""sparsify and densify: what is exchanged, why not, and that nothing is lost on the way."""
+
+import json
+import warnings
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import weight_norm
+
+import sparsetrain as st
+from sparsetrain import optim
+from sparsetrain.nn import SparseConv2d, SparseLayer, SparseLinear
+from sparsetrain.swap import measure
+from sparsetrain.swap.choose import cheapest
+
+X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(8) % 4
+OPTIMIZERS = {
+    "torch sgd": lambda p: torch.optim.SGD(p, 0.05, 0.9, weight_decay=1e-3),
+    "torch adam": lambda p: torch.optim.Adam(p, 1e-3, amsgrad=True),
+    "sgd": lambda p: optim.SGD(p, 0.05, 0.9, nesterov=True, weight_decay=1e-3),
+    "adamw": lambda p: optim.AdamW(p, 1e-3),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, a strided one, and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = (x + self.body(x)).relu()
+        return self.out(nn.functional.adaptive_avg_pool2d(self.down(x), 1).flatten(1))
+
+
+def masked(model=None, sparsity=0.5, pattern=None, **options):
+    """A model with pruned weights, and its masks."""
+    torch.manual_seed(1)
+    model = Residual() if model is None else model
+    pattern = pattern or st.Unstructured()
+    method = st.methods.Random(sparsity, pattern=pattern, allocation="uniform", **options)
+    method.start(model, torch.optim.SGD(model.parameters(), 0.1))
+    return model, method.masks
+
+
+def forms(model):
+    return {n: type(m) for n, m in model.named_modules() if isinstance(m, SparseLayer)}
+
+
+def trained(model, optimizer, masks, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        if not forms(model):
+            st.masks.apply_(masks, model, optimizer)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_sparse_training_goes_on_where_dense_masked_training_was_and_back(make):
+    model, masks = masked()
+    dense = deepcopy(model)
+    optimizer, other = make(model.parameters()), make(dense.parameters())
+    for m, o in ((model, optimizer), (dense, other)):
+        trained(m, o, masks, 2)
+    parameters, modules = list(model.parameters()), dict(model.named_modules())
+    report = st.sparsify(model, masks, X, optimizer=optimizer, force="sparse")
+    assert set(report.forms.values()) == {"unstructured"}
+    assert len(forms(model)) == 5
+    assert sum(p.numel() for p in optimizer.param_groups[0]["params"]) < 0.6 * sum(
+        p.numel() for p in dense.parameters()
+    )
+    trained(model, optimizer, masks, 3)
+    trained(dense, other, masks, 3)
+    st.densify(model, optimizer)
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert all(module is modules[name] for name, module in model.named_modules())
+    assert all(a is b for a, b in zip(parameters, optimizer.param_groups[0]["params"], strict=True))
+    for p, q in zip(parameters, dense.parameters(), strict=True):
+        torch.testing.assert_close(p, q)  # five small steps do not amplify rounding
+        states = [
+            [t for _, t in sorted(o.state[w].items())] for o, w in ((optimizer, p), (other, q))
+        ]
+        torch.testing.assert_close(*states, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_there_and_back_is_exact(make):
+    model, masks = masked(sparsity=0.9, pattern=st.Vector(4), floor=0.05)
+    model.to(memory_format=torch.channels_last)
+    model.body[0].weight.requires_grad_(False)
+    optimizer = make([p for p in model.parameters() if p.requires_grad])
+    trained(model, optimizer, masks, 2)
+    before = deepcopy((model.state_dict(), optimizer.state_dict()))
+    strides = [p.stride() for p in model.parameters()]
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    st.sparsify(model, masks, X, optimizer=optimizer, force="vector")
+    assert not model.body[0].weight.requires_grad
+    assert model.first.weight.grad is not None
+    st.densify(model, optimizer)
+    torch.testing.assert_close((model.state_dict(), optimizer.state_dict()), before, rtol=0, atol=0)
+    assert [p.stride() for p in model.parameters()] == strides
+    for name, grad in grads.items():
+        assert torch.equal(model.get_parameter(name).grad, grad * masks.get(name, 1))
+
+
+def test_outputs_and_gradients_are_those_of_the_dense_model():
+    model, masks = masked()
+    x = X.clone().requires_grad_()
+    wanted = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
+    st.sparsify(model, masks, X, force="sparse")
+    output = model(x)
+    assert type(output) is torch.Tensor
+    output.square().sum().backward()
+    torch.testing.assert_close(x.grad, wanted[0])
+    st.densify(model)
+    for p, grad, name in zip(
+        model.parameters(), wanted[1:], dict(model.named_parameters()), strict=True
+    ):
+        torch.testing.assert_close(p.grad, grad * masks.get(name, 1))
+
+
+def test_mode_hooks_and_deep_copies():
+    model, masks = masked()
+    seen = []
+    handle = model.body[0].register_forward_hook(lambda m, x, y: seen.append((type(x[0]), type(y))))
+    st.sparsify(model, masks, X, force="sparse")
+    assert isinstance(model.body[0], SparseConv2d)
+    model.eval()
+    copied = deepcopy(model)
+    copied(X)
+    model(X)
+    assert seen[-2:] == 2 * [(torch.Tensor, torch.Tensor)]
+    handle.remove()
+    count = len(seen)
+    model(X)
+    st.densify(model)
+    assert len(seen) == count
+    assert not any(m.training for m in model.modules())
+    assert type(copied.body[0]) is SparseConv2d
+    st.densify(copied)
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), copied.parameters(), strict=True)
+    )
+
+
+def faked(monkeypatch, times):
+    """A timer of given numbers: form -> ms, and of the whole model dense and sparse in turn."""
+    asked = []
+
+    def milliseconds(thunks):
+        asked.append(list(thunks))
+        for thunk in thunks.values():
+            thunk()
+        if "sparse" in thunks:
+            return dict(zip(("dense", "sparse"), times["model"].pop(0), strict=True))
+        return {form: times["layers"][len(asked) - 1].get(form, 9) for form in thunks}
+
+    monkeypatch.setattr(measure, "milliseconds", milliseconds)
+    return asked
+
+
+SLOW, FAST = {"dense": 1, "border": 0}, {"dense": 5, "unstructured": 2, "vector": 1, "border": 0}
+
+
+def test_each_layer_takes_the_fastest_form(monkeypatch):
+    model, masks = masked(pattern=st.Vector(4))
+    layers = [SLOW, FAST, {**FAST, "vector": 3}, FAST, SLOW]  # in the order of their calls
+    asked = faked(monkeypatch, {"layers": layers, "model": [(10, 5)]})
+    report = st.sparsify(model, masks, X, cache=None)
+    wanted = ["dense", "vector", "unstructured", "vector", "dense"]
+    assert list(report.forms.values()) == wanted
+    assert asked[1] == ["dense", "unstructured", "vector", "border"]
+    assert forms(model).keys() == {"body.0", "body.2", "down"}
+    text = str(report).splitlines()
+    head = ["layer", "weight", "sparsity", "dense ms", "unstructured ms", "vector ms", "runs"]
+    assert text[0].split() == " ".join(head).split()
+    assert text[1].split()[:3] == ["first", "8x3x3x3", "50.0%"]
+    assert "dense is the fastest" in text[1]
+    assert "vector of 4" in text[2]
+    assert text[-1].endswith("10 ms dense, 5 ms now, 2.00x")
+
+
+def test_a_model_never_gets_slower(monkeypatch):
+    model, masks = masked()
+    modules = list(model.modules())
+    layers = [FAST, FAST, {**FAST, "unstructured": 1}, {**FAST, "unstructured": 1}, FAST]
+    faked(monkeypatch, {"layers": layers, "model": [(10, 11), (10, 10)] + [(10, 12)] * 3})
+    report = st.sparsify(model, masks, X, cache=None)
+    assert set(report.forms.values()) == {"dense"}
+    assert {row.why for row in report.rows} == {"the model is not faster with it sparse"}
+    assert all(a is b for a, b in zip(modules, model.modules(), strict=True))
+    faked(monkeypatch, {"layers": layers, "model": [(10, 11), (10, 9)]})
+    report = st.sparsify(model, masks, X, cache=None)
+    assert [n for n, form in report.forms.items() if form != "dense"] == ["body.2", "down"]
+
+
+def test_conversions_between_neighbours_count():
+    # A layer that alone gains 1 ms does not, for conversions of 2 ms to and fro.
+    dense = {"dense": 1.0, "border": 1.0}
+    assert cheapest([dense, {"dense": 3, "unstructured": 2, "border": 1}, dense]) == ["dense"] * 3
+    pays = {"dense": 3, "unstructured": 0.5, "border": 1}
+    assert cheapest([dense, pays, dense]) == ["dense", "unstructured", "dense"]
+    # Between two sparse layers, one that loses a little stays sparse.
+    fast = {"dense": 9, "vector": 1, "border": 1}
+    assert cheapest([fast, {"dense": 1, "vector": 2, "border": 1}, fast]) == ["vector"] * 3
+    assert cheapest([]) == []
+
+
+def test_times_are_kept_on_disk(monkeypatch, tmp_path):
+    model, masks = masked()
+    made = {"layers": [FAST] * 9, "model": [(10, 5)]}
+    asked = faked(monkeypatch, made)
+    first = st.sparsify(model, masks, X, cache=tmp_path)
+    st.densify(model)
+    count = len(asked)
+    assert count == 6
+    monkeypatch.setenv("SPARSETRAIN_CACHE", str(tmp_path))
+    assert st.sparsify(model, masks, X) == first
+    assert len(asked) == count
+    st.densify(model)
+    made["model"] = [(10, 5)] * 9
+    made["layers"] = [FAST] * 99
+    st.sparsify(model, masks, X, training=False)
+    assert len(asked) == 2 * count
+    st.densify(model)
+    [file] = tmp_path.iterdir()
+    for damage in ("{", "[1]", json.dumps({"a": {"dense": "fast"}})):
+        file.write_text(damage)
+        with pytest.warns(UserWarning, match="is ignored, it cannot be read") as caught:
+            st.sparsify(model, masks, X, force="dense")
+        assert len(caught) == 1
+        assert "\n" not in str(caught[0].message)
+    file.unlink()
+    monkeypatch.setenv("SPARSETRAIN_CACHE", str(tmp_path / "none"))
+    st.sparsify(model, masks, X, cache=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Odd(nn.Module):
+    """Layers that cannot be sparse, each for its reason."""
+
+    class Own(nn.Linear): ...
+
+    def __init__(self):
+        super().__init__()
+        self.tied = nn.Linear(8, 8)
+        self.other = nn.Linear(8, 8)
+        self.other.weight = self.tied.weight
+        self.own = Odd.Own(8, 8)
+        self.normed = weight_norm(nn.Linear(8, 8))
+        self.idle = nn.Linear(8, 8)
+        self.read = nn.Linear(8, 8)
+        self.listed = nn.Linear(8, 8)
+        self.whole = nn.Linear(8, 8)
+        self.fp64 = nn.Linear(8, 8).double()
+        self.reflect = nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")
+        self.outside = [self.listed]
+
+    def forward(self, x):
+        x = self.own(self.normed(self.other(self.tied(x))))
+        x = self.whole(x + nn.functional.linear(x, self.read.weight) + self.read(x))
+        x = self.fp64(self.outside[0](x).double()).float()
+        return self.reflect(x[:, None, None].expand(-1, 1, 8, 8)).sum((1, 2))
+
+
+def test_layers_that_cannot_be_sparse_stay_with_the_reason():
+    torch.manual_seed(1)
+    model = Odd()
+    names = ["tied", "own", "idle", "read", "whole", "fp64", "reflect"]
+    masks = {f"{n}.weight": torch.rand_like(getattr(model, n).weight) < 0.5 for n in names}
+    masks["whole.weight"].fill_(True)
+    masks["normed.parametrizations.weight.original1"] = torch.rand(8, 8) < 0.5
+    st.masks.apply_(masks, model, None)
+    wanted = model(X[:, 0, 0])
+    report = st.sparsify(model, masks, X[:, 0, 0], force="sparse")
+    why = {row.layer: row.why for row in report.rows}
+    assert not forms(model)
+    assert torch.equal(model(X[:, 0, 0]), wanted)
+    assert why.pop("read").startswith("the model does not run with it sparse: ")
+    assert why == {
+        "tied": "its weight is tied to another layer's",
+        "own": "weight of Own has no sparse form",
+        "idle": "it is not called on the sample",
+        "whole": "nothing is pruned",
+        "fp64": "float64 on cpu: no kernel",
+        "reflect": "its padding is reflect",
+        "normed.parametrizations.weight": "original1 of ParametrizationList has no sparse form",
+    }
+
+
+def test_a_layer_that_is_called_around_the_module_tree_stays_dense():
+    model = Odd()
+    masks = {"listed.weight": torch.rand(8, 8) < 0.5}
+    st.masks.apply_(masks, model, None)
+    report = st.sparsify(model, masks, X[:, 0, 0], force="sparse")
+    assert report.rows[0].why.startswith("the model does not run with it sparse: ")
+    assert torch.isfinite(model(X[:, 0, 0])).all()
+
+
+class Picky(Residual):
+    """Takes nothing but tensors at one place, and draws numbers."""
+
+    def forward(self, x):
+        x = self.body[0](self.first(x))
+        if not isinstance(x, torch.Tensor):
+            raise TypeError("not a tensor")
+        x = self.body[2](x * torch.rand(()))
+        return {"map": self.down(x), "mean": x.mean()}
+
+
+def test_activations_stay_blocked_only_where_the_model_takes_it():
+    model, masks = masked(Picky(), exclude=["out"])
+    report = st.sparsify(model, masks, X, force="sparse")
+    stays = {row.layer: row.blocked for row in report.rows}
+    assert stays == {"first": True, "body.0": False, "body.2": True, "down": False}
+    assert all(type(t) is torch.Tensor for t in model(X).values())
+
+
+def test_force():
+    model, masks = masked(pattern=st.Vector(4))
+    masks["down.weight"] = torch.rand_like(model.down.weight) < 0.5
+    st.masks.apply_(masks, model, None)
+    assert set(st.sparsify(model, masks, X, force="dense").forms.values()) == {"dense"}
+    wanted = dict.fromkeys(["first", "body.0", "body.2", "out"], "vector") | {"down": "dense"}
+    assert st.sparsify(model, masks, X, force="vector").forms == wanted
+    st.densify(model)
+    assert st.sparsify(model, masks, X, force="sparse").forms == wanted | {"down": "unstructured"}
+    st.densify(model)
+    some = {"out": "unstructured", "body.0": "vector"}
+    st.sparsify(model, masks, X, force=some)
+    assert forms(model) == {"out": SparseLinear, "body.0": SparseConv2d}
+    st.densify(model)
+    for force, message in (
+        ("spars", "did you mean 'sparse'"),
+        ({"ou": "dense"}, "no masked layer is called 'ou'; did you mean 'out'"),
+        ({"out": "vectors"}, "did you mean 'vector'"),
+        ({"down": "vector"}, "down cannot be vector: its outputs share no inputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            st.sparsify(model, masks, X, force=force)
+
+
+def test_bad_input():
+    model, masks = masked()
+    for name, mask, kind, message in (
+        ("down.weigh", masks["down.weight"], ValueError, "did you mean 'down.weight'"),
+        (
+            "out.weight",
+            torch.ones(4, 3, dtype=torch.bool),
+            ValueError,
+            r"be \[4, 16\], got \[4, 3\]",
+        ),
+        ("out.weight", torch.ones(4, 16), TypeError, "out.weight must be bool, got torch.float32"),
+        ("out.weight", torch.zeros(4, 16, dtype=torch.bool), ValueError, "prunes are not 0"),
+    ):
+        with pytest.raises(kind, match=message):
+            st.sparsify(model, {**masks, name: mask}, X)
+    st.sparsify(model, masks, X, force="sparse")
+    with pytest.raises(ValueError, match="some layers are sparse already; densify the model first"):
+        st.sparsify(model, masks, X)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_what_fails_half_way_leaves_everything_as_it_was(at, monkeypatch):
+    model, masks = masked()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    trained(model, optimizer, masks, 1)
+    before = deepcopy((model.state_dict(), optimizer.state_dict()))
+    objects = [*model.modules(), *model.parameters(), *optimizer.param_groups[0]["params"]]
+    grads = [p.grad for p in model.parameters()]
+    left = at
+
+    def fail(thunks):
+        nonlocal left
+        for thunk in thunks.values():
+            thunk()
+        left -= 1
+        if left < 0 or "sparse" in thunks:
+            raise KeyboardInterrupt
+        return {**FAST, "dense": 9, "sparse": 1}
+
+    monkeypatch.setattr(measure, "milliseconds", fail)
+    with pytest.raises(KeyboardInterrupt):
+        st.sparsify(model, masks, X, optimizer=optimizer, cache=None)
+    found = [*model.modules(), *model.parameters(), *optimizer.param_groups[0]["params"]]
+    assert all(a is b for a, b in zip(objects, found, strict=True))
+    assert all(a is b.grad for a, b in zip(grads, model.parameters(), strict=True))
+    torch.testing.assert_close((model.state_dict(), optimizer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_measured_for_real_it_runs_right():
+    model, masks = masked(sparsity=0.9, floor=0.05)
+    wanted = model(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = st.sparsify(model, masks, X, cache=None, training=False)
+    assert {"dense", "unstructured"} <= report.rows[0].ms.keys()
+    torch.testing.assert_close(model(X), wanted)
+
+
+def test_sparse_layers_of_other_origin_become_dense_too():
+    layer = nn.Linear(8, 8)
+    mask = torch.rand(8, 8) < 0.5
+    model = nn.Sequential(SparseLinear.from_dense(layer, mask))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    st.densify(model, optimizer)
+    assert torch.equal(model[0].weight, layer.weight * mask)
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} == set(map(id, model.parameters()))
+
+
+def test_a_users_loop_keeps_its_hooks():
+    """Packed between two changes of the masks, whole for them."""
+    model = Residual()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    method = st.methods.RigL(0.8, total_steps=20, interval=5, allocation="uniform")
+    method.start(model, optimizer)
+
+    def step():
+        optimizer.zero_grad()
+        cross_entropy(model(X), Y).backward()
+        method.after_backward()
+        optimizer.step()
+        method.after_step()
+
+    assert method.next_change(0) == 5
+    before = dict(method.masks)
+    st.sparsify(model, method.masks, X, optimizer=optimizer, force="sparse")
+    for _ in range(4):
+        step()
+    with pytest.raises(RuntimeError, match=r"RigL: step 5 needs whole weights, body.0.weight is"):
+        step()
+    st.densify(model, optimizer)
+    method.__dict__["state"].step -= 1
+    step()
+    assert any(not torch.equal(mask, before[name]) for name, mask in method.masks.items())
