@@ -17,6 +17,13 @@
 #include "blocked.h"
 #include "simd.h"
 
+// Before a loop that chooses: GCC unrolls it before it can see vectors in it, unless told not to.
+#if defined(__GNUC__) && !defined(__clang__)
+#define SPARSETRAIN_ROLLED _Pragma("GCC unroll 1")
+#else
+#define SPARSETRAIN_ROLLED
+#endif
+
 namespace sparsetrain {
 
 // Of one axis, for each output: the first input, the one after the last, and the window's length
@@ -62,6 +69,7 @@ SPARSETRAIN_LOOP void max_pool_plane(const T* x, Pooling p, T* y, uint8_t* place
     Int at[V], k = 0;
     for (int v = 0; v < V; v++) best[v] = -std::numeric_limits<T>::infinity(), at[v] = 0;
     each_input(p, i, j, l, [&](int64_t in) {
+      SPARSETRAIN_ROLLED
       for (int v = 0; v < V; v++) {
         const T number = x[in + v];
         const bool wins = (number > best[v]) | (number != number);
@@ -85,6 +93,7 @@ SPARSETRAIN_LOOP void max_pool_plane_backward(const T* dy, const uint8_t* places
     for (int v = 0; v < V; v++) of[v] = dy[out + v];
     for (int v = 0; v < V; v++) at[v] = places[place + v];
     each_input(p, i, j, l, [&](int64_t in) {
+      SPARSETRAIN_ROLLED
       for (int v = 0; v < V; v++) dx[in + v] += at[v] == k ? of[v] : T(0);
       k++;
     });

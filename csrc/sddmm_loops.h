@@ -50,8 +50,10 @@ SPARSETRAIN_TARGET void sddmm_block(const SddmmJob& job, const SddmmTile& tile, 
   Reg sum[E][C];
   sddmm_sums<C, E, partial>(job.shape, tile, from, dy, sum);
   if constexpr (C >= 4) {
-    for (int e = 0; e < count; e++)
+    for (int e = 0; e < E; e++) {
+      if (e == count) break;
       for (int c = 0; c < C; c += 4) add_sums(sum[e] + c, job.dvalue + (k + e) * V + first + c);
+    }
   } else {
     for (int e = 0; e < E; e += 4) {
       const Reg four[4] = {sum[e][0], sum[e + 1][0], sum[e + 2][0], sum[e + 3][0]};

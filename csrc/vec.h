@@ -119,7 +119,8 @@ SPARSETRAIN_INLINE Reg multiply_add(Reg a, Reg b, Reg c) { return _mm512_fmadd_p
 // The masked forms: gcc takes the others' unused sources for uninitialised.
 SPARSETRAIN_INLINE Reg relu(Reg a) { return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), a); }
 SPARSETRAIN_INLINE __m256 halves(Reg a) {
-  return _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_maskz_extractf32x8_ps(0xff, a, 1));
+  return _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, a, 0),
+                       _mm512_maskz_extractf32x8_ps(0xff, a, 1));
 }
 SPARSETRAIN_INLINE void add_sums(const Reg* a, float* sum) {
   const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(halves(a[0]), halves(a[1])),

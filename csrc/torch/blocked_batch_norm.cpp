@@ -15,8 +15,8 @@ namespace {
 using Maybe = std::optional<Tensor>;
 
 template <typename T>
-const T* read(const Maybe& t) {
-  return t ? sparsetrain::read<T>(*t) : nullptr;
+const T* maybe(const Maybe& t) {
+  return t ? read<T>(*t) : nullptr;
 }
 
 // Every tensor is contiguous and of data's dtype. Without mean and var, those of data.
@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Ma
   if (data.numel() == 0) return {torch::stable::zero_(y), m, v};
   with_type(data, [&](auto number) {
     using T = decltype(number);
-    const Norms<T> norms{read<T>(weight), read<T>(bias), read<T>(m), read<T>(v), eps};
+    const Norms<T> norms{maybe<T>(weight), maybe<T>(bias), read<T>(m), read<T>(v), eps};
     const auto run =
         relu ? batch_norm<T, true, decltype(by_grain)> : batch_norm<T, false, decltype(by_grain)>;
     run(read<T>(data), s, norms, write<T>(m), write<T>(v), moments, write<T>(y), to, by_grain);
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward_cpu(
   if (data.numel() == 0) return {torch::stable::zero_(dx), dweight, dbias};
   with_type(data, [&](auto number) {
     using T = decltype(number);
-    const Norms<T> norms{read<T>(weight), read<T>(bias), read<T>(mean), read<T>(var), eps};
+    const Norms<T> norms{maybe<T>(weight), maybe<T>(bias), read<T>(mean), read<T>(var), eps};
     const auto run = relu ? batch_norm_backward<T, true, decltype(by_grain)>
                           : batch_norm_backward<T, false, decltype(by_grain)>;
     run(read<T>(dy), from, read<T>(data), s, norms, training, write<T>(dx), write<T>(dweight),

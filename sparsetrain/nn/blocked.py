@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_map_only
 from sparsetrain.nn.pending import Pending
 from sparsetrain.ops.blocked import Halo, from_blocked, to_blocked, with_halo
 
+WIDE = (64, 32, 16)  # lanes of a matrix, the fastest first
 LINE = 64  # numbers that a line of an image should have, lanes and columns together
+MOST = 2**30  # numbers of a block, which kernels reach by 32 bits
 LANES = 16  # more than a register of any CPU holds, and more only where columns are few
 BINARY = ("add", "sub", "mul", "truediv", "pow", "matmul", "floordiv", "mod")
 OPERATORS = [
@@ -32,6 +34,7 @@ OPERATORS = [
 FORWARDED = {"is_cuda", "is_mps", "layout", "requires_grad", "is_quantized", "is_sparse"}
 
 
+@final
 class Blocked:
     """`[N, C, H, W]` activations as `data`, `[N / lanes, C, H + 2 hh, W + 2 hw, lanes]`.
 
@@ -62,8 +65,12 @@ class Blocked:
         """A dense `[N, C, H, W]`, or a matrix `[N, C]`, fp32 or fp64, on the CPU."""
         if x.dim() == 2:
             return cls.of(x[:, :, None, None], lanes).as_matrix()
-        chosen = choose_lanes(x.shape[0], (x.shape[2], x.shape[3])) if lanes is None else lanes
-        return cls(to_blocked(x, chosen, halo), halo)
+        if lanes is None:
+            rows, columns = x.shape[2] + 2 * halo[0], x.shape[3] + 2 * halo[1]
+            lanes = choose_lanes(x.shape[0], (x.shape[2], x.shape[3]))
+            while lanes > 1 and lanes * x.shape[1] * rows * columns > MOST:
+                lanes //= 2
+        return cls(to_blocked(x, lanes, halo), halo)
 
     def dense(self, channels_last: bool = False) -> Tensor:
         """`[N, C, H, W]`, or `[N, C]` where flat."""
@@ -190,6 +197,18 @@ def choose_lanes(batch: int, positions: tuple[int, int]) -> int:
     """The most lanes that divide the batch: up to 16, or 64 numbers a line in few columns."""
     most = max(LANES, LINE // max(1, 1 << max(0, positions[1] - 1).bit_length()))
     return math.gcd(batch, 1 << (most.bit_length() - 1)) if batch else 1
+
+
+def lanes_of_rows(rows: int) -> int:
+    """The most lanes that divide a matrix's rows, or need few rows more."""
+    few = (lanes for lanes in WIDE if -rows % lanes <= rows // 8)
+    return next(few, min(WIDE[-1], 1 << (rows - 1).bit_length()))
+
+
+def filled_up(x: Tensor, lanes: int) -> Tensor:
+    """x with zeros after its batch, so that lanes divide it."""
+    missing = -len(x) % lanes
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
 
 
 def _operator(name: str) -> Any:

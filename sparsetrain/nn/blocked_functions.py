@@ -16,7 +16,13 @@ from torch.nn import functional as F
 
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.pending import Momentum, Norm, PendingNorm, PendingProduct
-from sparsetrain.ops.blocked import inside
+from sparsetrain.ops.blocked import with_halo
+from sparsetrain.ops.blocked_pool import (
+    PLACES,
+    blocked_adaptive_avg_pool,
+    blocked_avg_pool,
+    blocked_max_pool,
+)
 
 ZERO_STAYS = [
     *(F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.hardswish),
@@ -110,15 +116,15 @@ def _sub(x: Any, y: Any, *, alpha: float = 1) -> Any:
 
 
 def _mul(x: Any, y: Any) -> Any:
-    if isinstance(y, Blocked) and not isinstance(x, Blocked):
+    if not isinstance(x, Blocked):
         x, y = y, x
-    if isinstance(y, int | float) and math.isfinite(y):
-        return x.like(x.data * y)
+    if isinstance(y, int | float):
+        return x.like(x.data * y) if math.isfinite(y) else NotImplemented
     if _alike(x, y):
         return _both(torch.mul, x, y)
-    if _gates(x, y):
-        return x.like(x.data * y.data)
-    return x.like(y.data * x.data, y.halo) if _gates(y, x) else NotImplemented
+    if _gates(y, x):
+        x, y = y, x
+    return x.like(x.data * y.data) if _gates(x, y) else NotImplemented
 
 
 def _imul(x: Any, y: Any) -> Any:
@@ -128,6 +134,47 @@ def _imul(x: Any, y: Any) -> Any:
 
 def _div(x: Any, y: Any) -> Any:
     return x.like(x.data / y) if isinstance(y, int | float) and y != 0 else NotImplemented
+
+
+def _max_pool(
+    x: Any, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, **indices: bool
+) -> Any:
+    wide = kernel_size**2 if isinstance(kernel_size, int) else math.prod(kernel_size)
+    if dilation not in (1, (1, 1), [1, 1]) or any(indices.values()) or x.flat or wide > PLACES:
+        return NotImplemented
+    window = (_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))
+    return _pooled(x, blocked_max_pool, *window, ceil_mode=ceil_mode)
+
+
+def _avg_pool(
+    x: Any,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+) -> Any:
+    if divisor_override is not None or x.flat:
+        return NotImplemented
+    window = (_pair(kernel_size), _pair(stride or kernel_size), _pair(padding))
+    options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    return _pooled(x, blocked_avg_pool, *window, **options)
+
+
+def _adaptive_avg_pool(x: Any, output_size) -> Any:
+    size = _pair(output_size)
+    return NotImplemented if x.flat or None in size else _pooled(x, blocked_adaptive_avg_pool, size)
+
+
+def _pooled(x: Blocked, pool: Callable[..., Tensor], *args: Any, **options: Any) -> Blocked:
+    """With x's halo around images, and none around single pixels."""
+    y = Blocked(pool(x.data, x.halo, *args, **options), x.halo)
+    return Blocked(with_halo(y.data, y.halo, (0, 0))) if y.positions == (1, 1) else y
+
+
+def _pair(both: Any) -> Any:
+    return (both, both) if isinstance(both, int) else tuple(both) * (2 // len(both))
 
 
 def _cat(tensors: Any, dim: int = 0) -> Any:
@@ -156,7 +203,7 @@ def _mean(x: Blocked, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> 
     axes = sorted(d % 4 for d in dim) if isinstance(dim, list | tuple) else []
     if x.flat or kwargs or axes != [2, 3]:
         return NotImplemented
-    mean = Blocked(inside(x.data, x.halo).mean((2, 3), keepdim=True))
+    mean = _adaptive_avg_pool(x, 1)
     return mean if keepdim else mean.as_matrix()
 
 
@@ -205,6 +252,9 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _mul),
     **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _imul),
     **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), _div),
+    torch.max_pool2d: _max_pool,
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_avg_pool,
     **dict.fromkeys((torch.cat, torch.concat), _cat),
     **dict.fromkeys((torch.flatten, Tensor.flatten), _flatten),
     **dict.fromkeys((Tensor.view, Tensor.reshape), _reshape),

@@ -47,13 +47,12 @@ class Pattern:
         if mask.dim() < 2:
             raise ValueError(f"Pattern: mask must be [O, I, ...], got shape {list(mask.shape)}")
         grouped = _grouped(mask, v)
-        live = grouped.any(dim=1)
-        if v > 1 and not _shared(grouped, live, mask.shape[0], v):
+        if not _shared(grouped, mask.shape[0]):
             raise ValueError(
                 f"Pattern: v={v} needs a mask whose groups of {v} output channels share their"
                 " inputs, as those of the pattern Vector have"
             )
-        return cls(live.flatten().nonzero().squeeze(1), tuple(mask.shape), v)
+        return cls(grouped[:, 0].flatten().nonzero().squeeze(1), tuple(mask.shape), v)
 
     @property
     def groups(self) -> int:
@@ -99,11 +98,14 @@ class Pattern:
         return Pattern(self.index.to(device), self.shape, self.v)
 
 
-def widest(mask: Tensor, widths: tuple[int, ...] = (16, 8, 4)) -> int:
-    """The most output channels in a group that share their inputs all over the mask, or 1."""
+def widest(mask: Tensor, widths: tuple[int, ...] = (16, 8, 4), groups: int = 1) -> int:
+    """The most output channels in a group that share their inputs all over the mask, or 1.
+
+    groups: of a convolution; v divides the outputs of each, as they read other channels.
+    """
     for v in widths:
-        grouped = _grouped(mask, v)
-        if mask.shape[0] >= v and _shared(grouped, grouped.any(dim=1), mask.shape[0], v):
+        whole = groups == 1 or mask.shape[0] // groups % v == 0
+        if whole and mask.shape[0] >= v and _shared(_grouped(mask, v), mask.shape[0]):
             return v
     return 1
 
@@ -117,9 +119,8 @@ def _grouped(weight: Tensor, v: int) -> Tensor:
     return rows.view(-1, v, rows.shape[1])
 
 
-def _shared(grouped: Tensor, live: Tensor, outputs: int, v: int) -> bool:
-    last = outputs % v
-    if last and not torch.equal(grouped[-1, :last].all(dim=0), live[-1]):
-        return False
-    full = len(grouped) - bool(last)
-    return torch.equal(grouped[:full].all(dim=1), live[:full])
+def _shared(grouped: Tensor, outputs: int) -> bool:
+    """Whether all outputs of each group are live at the same inputs."""
+    full, last = divmod(outputs, grouped.shape[1])
+    parts = [grouped[:full]] + ([grouped[full:, :last]] if last else [])
+    return all(torch.equal(part, part[:, :1].expand_as(part)) for part in parts)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.nn.packed import Pattern
+from sparsetrain.ops.sort_entries import sort_entries
 from sparsetrain.ops.spmm import Entries
 
 CACHE = 24 * 1024  # bytes of L1 for the part of x that a tile reads
@@ -61,10 +62,27 @@ class Plan:
     halo: tuple[int, int]
 
     def __post_init__(self) -> None:
+        if len(self.pattern.shape) not in (2, 4):
+            raise ValueError(
+                f"Plan: the weight must be [O, I] or [O, I, rows, columns],"
+                f" got {list(self.pattern.shape)}"
+            )
+        (outputs, per_group), groups = self.pattern.shape[:2], self.geometry.groups
+        if outputs % groups or (groups > 1 and outputs // groups % self.pattern.v):
+            raise ValueError(
+                f"Plan: {outputs} outputs in {groups} groups are not whole groups of"
+                f" v={self.pattern.v}"
+            )
+        if self.x_shape[0] != per_group * groups:
+            raise ValueError(
+                f"Plan: the weight reads {per_group * groups} channels, x has {self.x_shape[0]}"
+            )
         if any(h < p for h, p in zip(self.halo, self.geometry.padding, strict=True)):
             raise ValueError(
                 f"Plan: a padding of {self.geometry.padding} needs as much halo, got {self.halo}"
             )
+        if min(self.size) < 1:
+            raise ValueError(f"Plan: a kernel of {self.kernel} does not fit into x {self.x_shape}")
         if self._phased[0] * self._plane >= 2**31:
             raise ValueError(
                 f"Plan: images of {self.x_shape} are 2^31 floats a block or more; fewer lanes"
@@ -91,39 +109,47 @@ class Plan:
         else:
             _, rows, columns, _ = self._phased
             ends = (rows - self.size[0], columns - self.size[1])
-            far = (_most(self._place[2]), _most(self._place[3]))
+            far = (int(self._taps[1].max()), int(self._taps[2].max()))
             reach = [max(a, b) for a, b in zip(ends, far, strict=True)]
         return reach[0], reach[1]
 
     @cached_property
     def forward(self) -> tuple[Entries, Tensor]:
         """Entries on `phases` of the input, and for each its place in the pattern."""
-        group, channel, row, column = self._place
-        offset = (channel * self._phased[1] + row) * self._phased[2] + column
-        shape, v = self._phased, self.pattern.v
+        (_, rows, columns, lanes), pattern = self._phased, self.pattern
+        plane = rows * columns * lanes
+        first = self._first(torch.arange(pattern.groups) * pattern.v)
+        channel, row, column = self._taps
+        offset = channel * plane + (row * columns + column) * lanes
         return _entries(
-            group, channel, offset * shape[3], (v, self.pattern.shape[0]), self.size, shape
+            pattern.index.cpu(),
+            _table(torch.arange(pattern.groups), first, first * plane),
+            _table(torch.zeros_like(channel), channel, offset),
+            (pattern.v, 1, pattern.shape[0], self.size),
+            self._phased,
         )
 
     def backward(self, halo: tuple[int, int]) -> tuple[Entries, Tensor]:
-        """The same for the gradient of the phases, from dy with that halo; v is 1."""
-        group, channel, row, column = (t.repeat_interleave(self.pattern.v) for t in self._place)
-        output = group * self.pattern.v + torch.arange(self.pattern.v).repeat(self.pattern.entries)
-        value = torch.arange(len(output))
-        if self.pattern.shape[0] % self.pattern.v:
-            live = output < self.pattern.shape[0]
-            output, channel, row, column, value = (
-                t[live] for t in (output, channel, row, column, value)
-            )
+        """The same for the gradient of the phases, from dy with that halo; v is 1.
+
+        Raises:
+            ValueError: halo is less than `dy_halo`.
+        """
+        if any(h < needed for h, needed in zip(halo, self.dy_halo, strict=True)):
+            raise ValueError(f"Plan: dy needs a halo of {self.dy_halo}, got {tuple(halo)}")
+        outputs, lanes = self.pattern.shape[0], self.x_shape[3]
         rows, columns = self.size[0] + 2 * halo[0], self.size[1] + 2 * halo[1]
-        first = self.halo if self.geometry.stride == (1, 1) else (0, 0)
-        offset = (output * rows + halo[0] + first[0] - row) * columns + halo[1] + first[1] - column
-        lanes, inner = self.x_shape[3], self.dx_size
-        y_shape = (self.pattern.shape[0], rows, columns, lanes)
-        entries, order = _entries(
-            channel, output, offset * lanes, (1, self._phased[0]), inner, y_shape
+        above, beside = self.halo if self.geometry.stride == (1, 1) else (0, 0)
+        output = torch.arange(outputs)
+        channel, row, column = self._taps
+        at = (output * rows + halo[0] + above) * columns + halo[1] + beside
+        return _entries(
+            self.pattern.index.cpu(),
+            _table(self._first(output), output, at * lanes),
+            _table(channel, torch.zeros_like(channel), -(row * columns + column) * lanes),
+            (1, self.pattern.v, self._phased[0], self.dx_size),
+            (outputs, rows, columns, lanes),
         )
-        return entries, value[order]
 
     @property
     def dx_size(self) -> tuple[int, int]:
@@ -167,19 +193,23 @@ class Plan:
         s, t = self.geometry.stride
         return channels * s * t, -(-rows // s), -(-columns // t), lanes
 
-    @cached_property
-    def _place(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each entry: group of outputs, channel of the phases, and row and column in them."""
-        kernel, (s, t) = self.kernel, self.geometry.stride
-        group, rest = _split(self.pattern.index.cpu(), self.pattern.inputs)
-        channel, tap = _split(rest, kernel[0] * kernel[1])
+    def _first(self, output: Tensor) -> Tensor:
+        """The first channel of the phases that an output channel may read."""
+        s, t = self.geometry.stride
         outputs, per_group = self.pattern.shape[:2]
-        channel += group * self.pattern.v // (outputs // self.geometry.groups) * per_group
+        group = torch.div(output, outputs // self.geometry.groups, rounding_mode="floor")
+        return group * (per_group * s * t)
+
+    @cached_property
+    def _taps(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each input at each tap: channel of the phases, after `_first`, row and column."""
+        kernel, (s, t) = self.kernel, self.geometry.stride
+        channel, tap = _split(torch.arange(self.pattern.inputs), kernel[0] * kernel[1])
         row, column = _split(tap, kernel[1])
         row = row * self.geometry.dilation[0] + self.halo[0] - self.geometry.padding[0]
         column = column * self.geometry.dilation[1] + self.halo[1] - self.geometry.padding[1]
         phase = (row % s) * t + column % t
-        return group, channel * (s * t) + phase, row // s, column // t
+        return channel * (s * t) + phase, row // s, column // t
 
 
 def _split(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -187,28 +217,24 @@ def _split(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return whole, index - whole * size
 
 
-def _most(index: Tensor) -> int:
-    return int(index.max()) if len(index) else 0
+def _table(group: Tensor, channel: Tensor, offset: Tensor) -> Tensor:
+    return torch.stack([group, channel, offset], dim=1)
 
 
-def _entries(group, channel, offset, out, size, x_shape) -> tuple[Entries, Tensor]:
-    """Entries sorted by segment and group, and the order that sorts them."""
-    v, channels = out
+def _entries(index, rows, columns, out, x_shape) -> tuple[Entries, Tensor]:
+    """Sorted entries and their places. out: v, rows of one index, channels and size of y."""
+    v, together, channels, size = out
     groups = -(-channels // v)
-    segments = _segments(len(group) / max(1, groups), v, offset, x_shape)
+    segments = _segments(len(index) * together / max(1, groups), v, len(index), x_shape)
     width = -(-x_shape[0] // segments)
-    key = torch.div(channel, width, rounding_mode="floor") * groups + group
-    order = torch.argsort(key, stable=True)
-    start = torch.zeros(segments * groups + 1, dtype=torch.int32)
-    start[1:] = torch.bincount(key, minlength=segments * groups).cumsum(0)
-    entries = Entries(start, offset[order].int(), v, segments, channels, size, x_shape)
-    return entries, order
+    start, offset, place = sort_entries(index, rows, columns, together, width, (segments, groups))
+    return Entries(start, offset, v, segments, channels, size, x_shape), place
 
 
-def _segments(density: float, v: int, offset: Tensor, x_shape: tuple[int, ...]) -> int:
+def _segments(density: float, v: int, entries: int, x_shape: tuple[int, ...]) -> int:
     """Parts of x's channels that are visited one after the other, for `density` entries a group."""
     channels, _, columns, lanes = x_shape
-    taps = min(3, x_shape[1]) if len(offset) else 1
+    taps = min(3, x_shape[1]) if entries else 1
     beside = min(2, columns - 1) * lanes * 4
     window = channels * taps * (min(TILE, columns * lanes * 4) + beside)
     fit = -(-window // CACHE)

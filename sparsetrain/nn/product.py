@@ -44,7 +44,7 @@ class Ordered:
     def values(self, weight: Tensor) -> Tensor:
         """`[E, v]` for the entries, from the parameter's."""
         rows = weight.reshape(-1, self.entries.v)
-        return rows if self.order is None else rows.index_select(0, self.order)
+        return rows if self.order is None else _in_order(rows, self.order)
 
     def each_group(self, channels: Tensor) -> Tensor:
         """`[E, v]`: of numbers of each output channel, those of an entry's group."""
@@ -78,6 +78,10 @@ class Kernels:
             self._backward[halo] = _ordered(*self.plan.backward(halo))
         return self._backward[halo]
 
+    def y(self, phases: Tensor, weight: Tensor, bias: Tensor | None, halo: Halo) -> Tensor:
+        """The output with that halo, from the input's phases."""
+        return spmm(phases, self.forward.values(weight), self.forward.entries, halo, bias)
+
     def dx(self, dy: Tensor, halo: Halo, weight: Tensor) -> Tensor:
         """The gradient of the input, from a dy with that halo."""
         needed = self.plan.dy_halo
@@ -92,7 +96,7 @@ class Kernels:
         """The gradient of the live weights, `[E, v]`, from the input's phases."""
         grad = sddmm(dy, phases, self.forward.entries, halo)
         place = self.forward.place
-        return grad if place is None else grad.index_select(0, place)
+        return grad if place is None else _in_order(grad, place)
 
     def dense_dweight(self, dy: Tensor, halo: Halo, phases: Tensor) -> Tensor:
         """The gradient of all weights, `[O, I, ...]`, by the dense convolution."""
@@ -161,8 +165,7 @@ class _Product(torch.autograd.Function):
         phases = kernels.plan.phases(data)
         ctx.save_for_backward(phases, weight)
         ctx.kernels, ctx.y_halo, ctx.sink = kernels, y_halo, sink
-        ordered = kernels.forward
-        return spmm(phases, ordered.values(weight), ordered.entries, y_halo, bias)
+        return kernels.y(phases, weight, bias, y_halo)
 
     @staticmethod
     @once_differentiable
@@ -174,10 +177,22 @@ class _Product(torch.autograd.Function):
             ctx.sink.add_dense_grad(kernels.dense_dweight(dy, halo, phases))
         dx = kernels.dx(dy, halo, weight) if need_x else None
         dweight = kernels.dweight(dy, halo, phases) if need_weight else None
-        dbias = dy.sum((0, 2, 3, 4)) if need_bias else None
+        dbias = _over_positions(dy) if need_bias else None
         return dx, dweight, dbias, None, None, None
 
 
 def _ordered(entries: Entries, order: Tensor) -> Ordered:
     as_they_come = torch.equal(order, torch.arange(len(order)))
     return Ordered(entries, None if as_they_come else order.int())
+
+
+def _in_order(rows: Tensor, order: Tensor) -> Tensor:
+    """rows[order]; for single numbers torch is 10 times as fast without the second axis."""
+    if rows.shape[1] == 1:
+        return rows.flatten().index_select(0, order)[:, None]
+    return rows.index_select(0, order)
+
+
+def _over_positions(dy: Tensor) -> Tensor:
+    """The sum of each channel; as a product, 10 times as fast as torch's sum over these axes."""
+    return (dy.flatten(2) @ dy.new_ones(dy[0, 0].numel())).sum(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsetrain.nn.blocked import Blocked, choose_lanes
+from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
 from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
@@ -100,17 +100,19 @@ class SparseConv2d(SparseLayer):
         return self._sparse(x)
 
     def _sparse(self, x: Tensor | Blocked) -> Tensor | Blocked:
-        dtype, channels_last = amp_dtype(), False
+        dtype, channels_last = amp_dtype() or torch.float32, False
         if isinstance(x, Tensor):
+            x = x.float()
+            if torch.compiler.is_compiling():
+                return self._traced(x, self.geometry).to(dtype)
             channels_last = not x.is_contiguous() and x.is_contiguous(
                 memory_format=torch.channels_last
             )
-            lanes = choose_lanes(x.shape[0], (x.shape[2], x.shape[3]))
-            x = Blocked.of(x.float(), lanes, self.geometry.padding)
+            x = Blocked.of(x, halo=self.geometry.padding)
         y = self._product(x, self.geometry)
         if self.output == "blocked":
             return y
-        return y.dense(channels_last).to(dtype or torch.float32)
+        return y.dense(channels_last).to(dtype)
 
     def _masked(self, x: Tensor) -> Tensor:
         """By a dense convolution, in any dtype and on any device."""

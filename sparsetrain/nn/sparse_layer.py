@@ -15,6 +15,7 @@ from sparsetrain.nn.packed import Pattern, widest
 from sparsetrain.nn.pending import Norm, PendingProduct
 from sparsetrain.nn.plan import Geometry
 from sparsetrain.nn.product import Kernels, kernels_of, product, version, y_halo_for
+from sparsetrain.nn.traced import sparse_layer
 from sparsetrain.ops.blocked import Halo
 from sparsetrain.ops.spmm import WIDTHS
 from sparsetrain.optim import set_data_, state_like
@@ -139,7 +140,12 @@ class SparseLayer(nn.Module):
         amp = torch.is_autocast_enabled("cpu")
         kinds = (torch.float32, torch.bfloat16, torch.float16) if amp else (torch.float32,)
         on_cpu = x.device.type == self.weight.device.type == "cpu"
-        return on_cpu and self.weight.dtype == torch.float32 and x.dtype in kinds and x.numel() > 0
+        return (
+            on_cpu
+            and self.weight.dtype == torch.float32
+            and x.dtype in kinds
+            and (torch.compiler.is_compiling() or x.numel() > 0)
+        )
 
     def _product(self, x: Blocked, geometry: Geometry) -> Blocked:
         """The layer on blocked input, in fp32; in inference computed when it is read."""
@@ -153,6 +159,10 @@ class SparseLayer(nn.Module):
         data = x.data.contiguous()
         y_halo = y_halo_for(kernels, data.requires_grad, wanted)
         return x.like(product(data, self.weight, self.bias, kernels, y_halo, self), y_halo)
+
+    def _traced(self, x: Tensor, geometry: Geometry) -> Tensor:
+        """The layer on dense `[N, C, H, W]` input, in fp32, as one op."""
+        return sparse_layer(x, self.weight, self.bias, self.pattern, geometry)
 
     def _folded(self, kernels: Kernels, norm: Norm | None) -> tuple[Tensor, Tensor | None]:
         """The values in the order of the entries, and the bias, with a norm in them."""

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsetrain.nn.blocked import Blocked
+from sparsetrain.nn.blocked import Blocked, filled_up, lanes_of_rows
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
 from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
 
 GEOMETRY = Geometry()
-WIDE = (64, 32, 16)  # lanes, the fastest first
 
 
 class SparseLinear(SparseLayer):
@@ -66,11 +65,14 @@ class SparseLinear(SparseLayer):
         if not self._runs_sparse(x):
             return F.linear(x, self.dense_weight(), self.bias)
         rows = x.reshape(-1, self.in_features).float()
-        lanes = _lanes(len(rows))
-        missing = -len(rows) % lanes
-        if self.output == "blocked" and x.dim() == 2 and not missing:
+        if torch.compiler.is_compiling():
+            return self._returned(self._traced(rows[:, :, None, None], GEOMETRY)).view(
+                *x.shape[:-1], self.out_features
+            )
+        lanes = lanes_of_rows(len(rows))
+        filled = filled_up(rows, lanes)
+        if self.output == "blocked" and x.dim() == 2 and filled is rows:
             return self._product(Blocked.of(rows, lanes), GEOMETRY)
-        filled = F.pad(rows, (0, 0, 0, missing)) if missing else rows
         y = self._product(Blocked.of(filled, lanes), GEOMETRY).dense()[: len(rows)]
         return self._returned(y).view(*x.shape[:-1], self.out_features)
 
@@ -82,9 +84,3 @@ class SparseLinear(SparseLayer):
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None},"
             f" sparsity={self.sparsity:.3g}, v={self.weight.shape[1]}"
         )
-
-
-def _lanes(rows: int) -> int:
-    """The most lanes that divide the rows, or need few rows more."""
-    few = (lanes for lanes in WIDE if -rows % lanes <= rows // 8)
-    return next(few, min(WIDE[-1], 1 << (rows - 1).bit_length()))

@@ -34,6 +34,8 @@ from sparsetrain.ops.relu_density import relu_density as relu_density
 from sparsetrain.ops.relu_density import relu_density_reference as relu_density_reference
 from sparsetrain.ops.sddmm import sddmm as sddmm
 from sparsetrain.ops.sddmm import sddmm_reference as sddmm_reference
+from sparsetrain.ops.sort_entries import sort_entries as sort_entries
+from sparsetrain.ops.sort_entries import sort_entries_reference as sort_entries_reference
 from sparsetrain.ops.spmm import Entries as Entries
 from sparsetrain.ops.spmm import spmm as spmm
 from sparsetrain.ops.spmm import spmm_reference as spmm_reference

@@ -11,7 +11,7 @@ y > 0, and n numbers a channel, the gradients are
 
 the subtracted terms in training only. Saved for them are x, mean and var, not y. Where a channel
 of the batch fits a cache, forward reads x and writes y, 2 passes over memory, and backward reads x
-and dy and writes dx, 3 passes; torch's batch norm and ReLU need 5 and 7.
+and dy and writes dx, 3 passes; torch's batch norm and ReLU have 5 and 8.
 
     CPU   csrc/blocked_batch_norm.h, csrc/torch/blocked_batch_norm.cpp
 """
