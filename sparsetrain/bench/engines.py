@@ -1,5 +1,6 @@
 """Dense inference engines besides torch, where they are installed: ONNX Runtime and OpenVINO."""
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -26,9 +27,15 @@ def engines(model: nn.Module, x: Tensor) -> dict[str, Infer]:
 
 
 def _export(model: nn.Module, x: Tensor, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(model.eval(), (x,), path, dynamo=True, verbose=False)
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    exporter.setLevel(logging.ERROR)  # it names each package whose operators it does not have
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(model.eval(), (x,), path, dynamo=True, verbose=False)
+    finally:
+        exporter.setLevel(before)
 
 
 def _onnxruntime(path: Path, x: Tensor) -> Infer:
