@@ -131,24 +131,27 @@ def chosen(
     for network in networks:
         if network not in NETWORKS:
             raise unknown("network", network, NETWORKS)
-
-    def forms_of(problem: Problem) -> tuple[Form, ...]:
-        return tuple(
-            (pattern, sparsity)
-            for pattern, sparsity in problem.forms
-            if (not patterns or pattern in patterns) and (not sparsities or sparsity in sparsities)
-        )
-
     found = [
-        replace(problem, forms=forms_of(problem))
+        replace(problem, forms=forms)
         for problem in PRESETS[preset]()
-        if forms_of(problem)
+        if (forms := named_forms(problem.forms, patterns, sparsities))
         if not networks or problem.layer.network in networks
         if not batches or problem.batch in batches
     ]
     if not found:
         raise ValueError(f"bench layers: preset {preset!r} has nothing of what was named")
     return found
+
+
+def named_forms(
+    forms: Sequence[Form], patterns: Sequence[str], sparsities: Sequence[float]
+) -> tuple[Form, ...]:
+    """Those of the patterns and sparsities that are named; none named means all."""
+    return tuple(
+        (pattern, sparsity)
+        for pattern, sparsity in forms
+        if (not patterns or pattern in patterns) and (not sparsities or sparsity in sparsities)
+    )
 
 
 def _of_model(name: str, image_size: int) -> tuple[Layer, ...]:

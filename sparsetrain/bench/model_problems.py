@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain import models
-from sparsetrain.bench.layer_problems import Form
+from sparsetrain.bench.layer_problems import Form, named_forms
 from sparsetrain.catalog import parse_pattern
 from sparsetrain.masks import prunable
 from sparsetrain.nearest import unknown
@@ -90,17 +90,10 @@ def chosen(
         if name not in named:
             raise unknown("model here", name, sorted(named))
 
-    def forms_of(workload: Workload) -> tuple[Form, ...]:
-        return tuple(
-            (p, s)
-            for p, s in workload.forms
-            if (not pattern or p in pattern) and (not sparsity or s in sparsity)
-        )
-
     found = [
-        replace(workload, forms=forms_of(workload))
+        replace(workload, forms=forms)
         for workload in WORKLOADS
-        if forms_of(workload)
+        if (forms := named_forms(workload.forms, pattern, sparsity))
         if not model or workload.model in model
         if not batch or workload.batch in batch
         if not what or workload.what in what
