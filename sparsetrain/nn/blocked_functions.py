@@ -252,7 +252,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__), _mul),
     **dict.fromkeys((Tensor.mul_, Tensor.__imul__), _imul),
     **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__), _div),
-    torch.max_pool2d: _max_pool,
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool),
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     **dict.fromkeys((torch.cat, torch.concat), _cat),

@@ -71,11 +71,13 @@ class Kernels:
 
     @cached_property
     def forward(self) -> Ordered:
-        return _ordered(*self.plan.forward)
+        return _ordered(*self.plan.forward, self.plan.pattern.entries)
 
     def backward(self, halo: Halo) -> Ordered:
         if halo not in self._backward:
-            self._backward[halo] = _ordered(*self.plan.backward(halo))
+            self._backward[halo] = _ordered(
+                *self.plan.backward(halo), self.plan.pattern.entries * self.plan.pattern.v
+            )
         return self._backward[halo]
 
     def y(self, phases: Tensor, weight: Tensor, bias: Tensor | None, halo: Halo) -> Tensor:
@@ -181,8 +183,9 @@ class _Product(torch.autograd.Function):
         return dx, dweight, dbias, None, None, None
 
 
-def _ordered(entries: Entries, order: Tensor) -> Ordered:
-    as_they_come = torch.equal(order, torch.arange(len(order)))
+def _ordered(entries: Entries, order: Tensor, values: int) -> Ordered:
+    """values: that the parameter has in rows of the entries' v."""
+    as_they_come = len(order) == values and torch.equal(order, torch.arange(values))
     return Ordered(entries, None if as_they_come else order.int())
 
 

@@ -87,11 +87,11 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor | Blocked) -> Tensor | Blocked:
         if isinstance(x, Tensor) and x.dim() == 3:
-            return self._dense(self._batched(x[None]))[0]
+            return self._dense(self._batched(x.unsqueeze(0))).squeeze(0)
         return self._batched(x)
 
     def _batched(self, x: Tensor | Blocked) -> Tensor | Blocked:
-        _check(x, self.in_channels)
+        self._check(x)
         beyond = self._beyond
         if any(beyond):  # "same" for an even kernel pads one more below and to the right
             x = F.pad(self._dense(x), (0, beyond[1], 0, beyond[0]))
@@ -122,6 +122,18 @@ class SparseConv2d(SparseLayer):
 
     def _dense(self, x: Tensor | Blocked) -> Tensor:
         return x.dense() if isinstance(x, Blocked) else x
+
+    def _check(self, x: Tensor | Blocked) -> None:
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"SparseConv2d: x must be [N, {self.in_channels}, H, W] or"
+                f" [{self.in_channels}, H, W], got {list(x.shape)}"
+            )
+        if self.padding != "same" and min(self.geometry.size(x.shape[2:], self.kernel_size)) < 1:
+            raise ValueError(
+                f"SparseConv2d: a kernel of {self.kernel_size}, dilation {self.dilation}, is larger"
+                f" than the images {list(x.shape[2:])} with a padding of {self.geometry.padding}"
+            )
 
     @property
     def _beyond(self) -> tuple[int, int]:
@@ -155,11 +167,3 @@ def _geometry(module: nn.Conv2d) -> Geometry:
 
 def _pair(both: tuple[int, ...]) -> tuple[int, int]:
     return both[0], both[1]
-
-
-def _check(x: Tensor | Blocked, channels: int) -> None:
-    if x.dim() != 4 or x.shape[1] != channels:
-        raise ValueError(
-            f"SparseConv2d: x must be [N, {channels}, H, W] or [{channels}, H, W],"
-            f" got {list(x.shape)}"
-        )
