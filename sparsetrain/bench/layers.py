@@ -61,12 +61,11 @@ def run(
                     console.print(
                         layer_report.table(f"{problem.name}, {what}, threads: {count}", rows)
                     )
-    versions = rivals.versions()
     layer_report.summary(records, console)
-    _print_notes(peaks, versions, notes, console)
+    _print_notes(peaks, notes, console)
     if json_path:
         found = {
-            "machine": {**machine("cpu"), "threads": list(threads), **versions},
+            "machine": {**machine("cpu"), "threads": list(threads), **rivals.versions()},
             "peak_gflop_s": peaks,
             "notes": sorted(set(notes)),
             "break_even": [asdict(b) for b in break_evens(records)],
@@ -86,7 +85,7 @@ def measure(
         notes: told which rivals were left out, and why.
     """
     data = Data.of(problem)
-    contenders = _contenders(data, options, notes)
+    contenders = _contenders(data, options)
     truths = {form: data.truth(form) for form in {None, *problem.forms}}
     records = []
     for what in problem.passes:
@@ -107,15 +106,13 @@ def measure(
     return records
 
 
-def _contenders(data: Data, options: Options, notes: list[str]) -> list[Contender]:
+def _contenders(data: Data, options: Options) -> list[Contender]:
     """Dense ones, then of each form ours; rivals where no pattern helps ours."""
     found = dense(data, options.compiled)
     for form in data.problem.forms:
         found += ours(data, form)
         if options.with_rivals and form[0] == "unstructured":
             found += rivals.of(data, form)
-    if options.with_rivals:
-        notes += [f"{name}: {v}" for name, v in rivals.versions().items() if v == rivals.MISSING]
     return found
 
 
@@ -176,13 +173,8 @@ def _record(
     )
 
 
-def _print_notes(
-    peaks: Mapping[int, float],
-    versions: Mapping[str, str],
-    notes: Sequence[str],
-    console: Console,
-) -> None:
+def _print_notes(peaks: Mapping[int, float], notes: Sequence[str], console: Console) -> None:
     speeds = (f"threads: {n}; dense peak {peak:.0f} GFLOP/s" for n, peak in peaks.items())
-    packages = (f"{name} {version}" for name, version in versions.items())
+    packages = (f"{name} {version}" for name, version in rivals.versions().items())
     for line in (*speeds, *packages, *sorted(set(notes))):
         console.print(line, highlight=False, soft_wrap=True)
