@@ -19,6 +19,13 @@
 
 namespace sparsetrain {
 
+// Asks for the cache line of p, near enough to be there when its turn comes; p may be anywhere.
+SPARSETRAIN_LOOP void prefetch(const float* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p, 0, 2);
+#endif
+}
+
 #ifndef SPARSETRAIN_X86
 enum class Isa { kBaseline };
 inline Isa isa() { return Isa::kBaseline; }

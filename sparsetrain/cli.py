@@ -267,3 +267,55 @@ def bench_optim(
     from sparsetrain.bench.optim import run  # loads matplotlib
 
     run(device, threads, repeats, json_path, plot_path, console)
+
+
+@bench.command("layers")
+def bench_layers(
+    preset: Annotated[str, typer.Option(help="bars (what is promised) or all")] = "bars",
+    network: Annotated[list[str], typer.Option(help="only of these; may be given again")] = [],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(min=1, help="only these")] = [],  # noqa: B006
+    sparsity: Annotated[list[float], typer.Option(help="only these")] = [],  # noqa: B006
+    pattern: Annotated[list[str], typer.Option(help="only these")] = [],  # noqa: B006
+    threads: Threads = [1, 2],  # noqa: B006
+    repeats: Repeats = 20,
+    patience: Annotated[float, typer.Option(min=0, help="seconds a contender, at most")] = 2.0,
+    compiled: Annotated[bool, typer.Option(help="time torch.compile too")] = True,
+    with_rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="if installed")] = True,
+    json_path: ResultFile = None,
+    plot_path: PictureFile = None,
+) -> None:
+    """Sparse layers, forward and in training: sparsetrain's against dense torch and other packages.
+
+    Example: sparsetrain bench layers --preset all --network resnet50 --batch 16 --json layers.json
+    """
+    from sparsetrain.bench import layer_problems, layers  # loads matplotlib
+
+    problems = layer_problems.chosen(preset, network, batch, sparsity, pattern)
+    options = layers.Options(repeats, patience, compiled, with_rivals)
+    layers.run(problems, threads, options, console, json_path, plot_path)
+
+
+@bench.command("models")
+def bench_models(
+    model: Annotated[list[str], typer.Option(help="only these; may be given again")] = [],  # noqa: B006
+    batch: Annotated[list[int], typer.Option(min=1, help="only these")] = [],  # noqa: B006
+    what: Annotated[list[str], typer.Option(help="only inference, or training")] = [],  # noqa: B006
+    sparsity: Annotated[list[float], typer.Option(help="only these")] = [],  # noqa: B006
+    pattern: Annotated[list[str], typer.Option(help="only these")] = [],  # noqa: B006
+    threads: Threads = [1, 2],  # noqa: B006
+    repeats: Repeats = 20,
+    patience: Annotated[float, typer.Option(min=0, help="seconds a contender, at most")] = 20.0,
+    compiled: Annotated[bool, typer.Option(help="time torch.compile too")] = True,
+    with_rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="if installed")] = True,
+    json_path: ResultFile = None,
+) -> None:
+    """VGG-19 and ResNet-50, inference and training: sparsified against the fastest dense.
+
+    Example: sparsetrain bench models --model resnet50 --batch 1 --threads 2 --json models.json
+    """
+    from sparsetrain.bench import model_problems, models  # loads matplotlib
+    from sparsetrain.bench.layers import Options
+
+    workloads = model_problems.chosen(model, batch, what, pattern, sparsity)
+    options = Options(repeats, patience, compiled, with_rivals)
+    models.run(workloads, threads, options, console, json_path)

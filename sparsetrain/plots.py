@@ -85,6 +85,39 @@ def scaling(panels: Mapping[str, Mapping[str, Line]], y: str) -> Figure:
     return figure
 
 
+def over_sparsity(panels: Mapping[str, Mapping[str, Line]], y: str) -> Figure:
+    """Title -> {contender: (sparsity, times)}; what is kept is logarithmic, and so is y."""
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.5 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    each = figure.subplots(rows, columns, squeeze=False).flatten()
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    for axes, (title, lines) in zip(each, panels.items(), strict=False):
+        for label, points in lines.items():
+            i = labels.index(label)
+            style = {"color": MANY_COLOURS[i % len(MANY_COLOURS)], "marker": MARKERS[i]}
+            kept = [(1 - sparsity, times) for sparsity, times in points]
+            axes.loglog(*zip(*kept, strict=True), markersize=4, label=label, **style)
+        axes.axhline(1, color="#444", linewidth=1, linestyle="--", zorder=0.9)
+        _label(axes, title, "sparsity", y)
+        sparsities = {sparsity for points in lines.values() for sparsity, _ in points}
+        _mark_sparsity(axes, sorted(sparsities))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axes in each[len(panels) :]:
+        axes.remove()
+    handles = {
+        h.get_label(): h for axes in each for h in axes.get_lines() if h.get_label() in labels
+    }
+    figure.legend(
+        handles=list(handles.values()),
+        frameon=False,
+        fontsize=8,
+        loc="outside lower center",
+        ncols=3,
+    )
+    return figure
+
+
 @dataclass(frozen=True)
 class Point:
     """Means over seeds, with standard deviations; nan where there is but one seed."""
@@ -147,7 +180,10 @@ def _across(axes: Axes, point: Point, label: str, colour: str) -> None:
 
 def mark_sparsity(figure: Figure, sparsities: Sequence[float]) -> None:
     """Turn an axis of shares kept into one of sparsity, rising, with a tick at each of these."""
-    axes = figure.axes[0]
+    _mark_sparsity(figure.axes[0], sparsities)
+
+
+def _mark_sparsity(axes: Axes, sparsities: Sequence[float]) -> None:
     axes.invert_xaxis()
     axes.set_xticks([1 - s for s in sparsities], [f"{100 * s:g}%" for s in sparsities])
     axes.set_xticks([], minor=True)

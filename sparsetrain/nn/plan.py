@@ -160,10 +160,12 @@ class Plan:
         return rows - 2 * self.halo[0], columns - 2 * self.halo[1]
 
     def phases(self, x: Tensor) -> Tensor:
-        """x with every s-th row and column as a channel of its own."""
+        """x with every s-th row and column as a channel; for a 1x1 kernel only those it reads."""
         s, t = self.geometry.stride
         if (s, t) == (1, 1):
             return x
+        if self.kernel == (1, 1):
+            return x[:, :, self._start[0] % s :: s, self._start[1] % t :: t].contiguous()
         blocks, channels, rows, columns, lanes = x.shape
         x = torch.nn.functional.pad(x, (0, 0, 0, -columns % t, 0, -rows % s))
         split = x.view(blocks, channels, x.shape[2] // s, s, x.shape[3] // t, t, lanes)
@@ -176,10 +178,14 @@ class Plan:
         if (s, t) == (1, 1):
             return phases
         blocks, (channels, rows, columns, lanes) = phases.shape[0], self.x_shape
-        split = phases.view(blocks, channels, s, t, *self._phased[1:])
-        x = split.permute(0, 1, 4, 2, 5, 3, 6).reshape(
-            blocks, channels, self._phased[1] * s, self._phased[2] * t, lanes
-        )
+        if self.kernel == (1, 1):
+            x = phases.new_zeros(blocks, channels, rows, columns, lanes)
+            x[:, :, self._start[0] % s :: s, self._start[1] % t :: t] = phases
+        else:
+            split = phases.view(blocks, channels, s, t, *self._phased[1:])
+            x = split.permute(0, 1, 4, 2, 5, 3, 6).reshape(
+                blocks, channels, self._phased[1] * s, self._phased[2] * t, lanes
+            )
         above, beside = self.halo
         inner = x[:, :, above : rows - above, beside : columns - beside]
         return torch.nn.functional.pad(inner, (0, 0, beside, beside, above, above))
@@ -192,14 +198,27 @@ class Plan:
     def _phased(self) -> tuple[int, int, int, int]:
         channels, rows, columns, lanes = self.x_shape
         s, t = self.geometry.stride
-        return channels * s * t, -(-rows // s), -(-columns // t), lanes
+        if self.kernel == (1, 1):
+            rows, columns = rows - self._start[0] % s, columns - self._start[1] % t
+        return channels * self._each, -(-rows // s), -(-columns // t), lanes
+
+    @property
+    def _start(self) -> tuple[int, int]:
+        """Where the first tap of the first output stands in x."""
+        (above, beside), padding = self.halo, self.geometry.padding
+        return above - padding[0], beside - padding[1]
+
+    @property
+    def _each(self) -> int:
+        """Phases of a channel."""
+        s, t = self.geometry.stride
+        return 1 if self.kernel == (1, 1) else s * t
 
     def _first(self, output: Tensor) -> Tensor:
         """The first channel of the phases that an output channel may read."""
-        s, t = self.geometry.stride
         outputs, per_group = self.pattern.shape[:2]
         group = torch.div(output, outputs // self.geometry.groups, rounding_mode="floor")
-        return group * (per_group * s * t)
+        return group * (per_group * self._each)
 
     @cached_property
     def _taps(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,10 +226,10 @@ class Plan:
         kernel, (s, t) = self.kernel, self.geometry.stride
         channel, tap = _split(torch.arange(self.pattern.inputs), kernel[0] * kernel[1])
         row, column = _split(tap, kernel[1])
-        row = row * self.geometry.dilation[0] + self.halo[0] - self.geometry.padding[0]
-        column = column * self.geometry.dilation[1] + self.halo[1] - self.geometry.padding[1]
-        phase = (row % s) * t + column % t
-        return channel * (s * t) + phase, row // s, column // t
+        row = row * self.geometry.dilation[0] + self._start[0]
+        column = column * self.geometry.dilation[1] + self._start[1]
+        phase = (row % s) * t + column % t if self._each > 1 else 0
+        return channel * self._each + phase, row // s, column // t
 
 
 def _split(index: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain.nn.packed import Pattern
@@ -105,15 +106,13 @@ class Kernels:
         plan, geometry = self.plan, self.plan.geometry
         x = from_blocked(plan.merged(phases), plan.halo)
         shape = (*plan.pattern.shape[:2], *plan.kernel)
-        grad = torch.nn.grad.conv2d_weight(
-            x,
-            shape,
-            from_blocked(dy, halo),
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            geometry.groups,
-        )
+        options: Any = {
+            "stride": geometry.stride,
+            "padding": geometry.padding,
+            "dilation": geometry.dilation,
+            "groups": geometry.groups,
+        }
+        grad = conv2d_weight(x, shape, from_blocked(dy, halo), **options)
         return grad.view(plan.pattern.shape)
 
 
@@ -123,7 +122,8 @@ def kernels_of(
     """The kernels for `[channels, rows, columns, lanes]` of input, its halo included."""
     index = pattern.index
     key = (version(index), pattern.shape, pattern.v, geometry, x_shape, halo)
-    recent: OrderedDict[Any, Kernels] = _known.setdefault(index, OrderedDict())
+    recent: OrderedDict[Any, Kernels] = _known.get(index) or OrderedDict()
+    _known[index] = recent
     if key in recent:
         recent.move_to_end(key)
     else:
@@ -171,7 +171,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]
         phases, weight = ctx.saved_tensors
         kernels, halo, dy = ctx.kernels, ctx.y_halo, dy.contiguous()
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,13 +63,14 @@ class SparseConv2d(SparseLayer):
             )
         pattern, values = packed(module, module.weight, mask, v)
         geometry = _geometry(module)
-        layer = cls(pattern, values, module.bias, geometry, module.padding)
+        own: Any = (module.bias, geometry, module.padding)
+        layer = cls(pattern, values, *own)
         return layer.train(module.training)
 
     def to_dense(self) -> nn.Conv2d:
         """What from_dense was given, with zeros where mask was false."""
         options = {"device": self.weight.device, "dtype": self.weight.dtype}
-        module = nn.utils.skip_init(
+        module: Any = nn.utils.skip_init(
             nn.Conv2d,
             self.in_channels,
             self.out_channels,
@@ -129,7 +132,10 @@ class SparseConv2d(SparseLayer):
                 f"SparseConv2d: x must be [N, {self.in_channels}, H, W] or"
                 f" [{self.in_channels}, H, W], got {list(x.shape)}"
             )
-        if self.padding != "same" and min(self.geometry.size(x.shape[2:], self.kernel_size)) < 1:
+        if (
+            self.padding != "same"
+            and min(self.geometry.size((x.shape[2], x.shape[3]), self.kernel_size)) < 1
+        ):
             raise ValueError(
                 f"SparseConv2d: a kernel of {self.kernel_size}, dilation {self.dilation}, is larger"
                 f" than the images {list(x.shape[2:])} with a padding of {self.geometry.padding}"

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from typing_extensions import Self
 
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.packed import Pattern, widest
@@ -19,6 +18,9 @@ from sparsetrain.nn.traced import sparse_layer
 from sparsetrain.ops.blocked import Halo
 from sparsetrain.ops.spmm import WIDTHS
 from sparsetrain.optim import set_data_, state_like
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OUTPUTS = ("dense", "blocked")
 
@@ -64,6 +66,7 @@ class SparseLayer(nn.Module):
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
     index: Tensor
 
     def __init__(self, pattern: Pattern, values: Tensor, bias: nn.Parameter | None) -> None:
@@ -131,7 +134,7 @@ class SparseLayer(nn.Module):
             set_data_(tensor, move(tensor.data))
         if weight is not None:
             new = after.gather(weight.to(self.weight)) * (move.source < 0)
-            self.weight += new
+            self.weight.add_(new)
         self.index, self.dense_grad = after.index, None
         return move
 
@@ -181,7 +184,7 @@ class SparseLayer(nn.Module):
             return values, bias
         return self._kept.values, self._kept.bias
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Self":
         self._kept = None  # weights may have been set through .data, which no version tells
         return super().train(mode)
 

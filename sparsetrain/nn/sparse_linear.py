@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +45,7 @@ class SparseLinear(SparseLayer):
     def to_dense(self) -> nn.Linear:
         """What from_dense was given, with zeros where mask was false."""
         options = {"device": self.weight.device, "dtype": self.weight.dtype}
-        module = nn.utils.skip_init(
+        module: Any = nn.utils.skip_init(
             nn.Linear, self.in_features, self.out_features, self.bias is not None, **options
         )
         module.weight = nn.Parameter(

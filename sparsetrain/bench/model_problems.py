@@ -1,0 +1,130 @@
+"""The whole networks that `sparsetrain bench models` times, and what is promised of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain import models
+from sparsetrain.bench.layer_problems import Form, named_forms
+from sparsetrain.catalog import parse_pattern
+from sparsetrain.masks import prunable
+from sparsetrain.nearest import unknown
+from sparsetrain.select import select
+
+THIN = (0.9, 0.95, 0.98)
+FORMS = tuple((pattern, sparsity) for pattern in ("unstructured", "vector:4") for sparsity in THIN)
+Masks = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network, its input, and whether it infers or trains.
+
+    Attributes:
+        promised: form -> times as fast as the fastest dense contender.
+    """
+
+    model: str
+    image_size: int
+    batch: int
+    what: str
+    promised: dict[Form, float]
+    forms: tuple[Form, ...] = FORMS
+    width: float = 1.0
+
+    @property
+    def name(self) -> str:
+        size = f"{self.image_size}x{self.image_size}"
+        return f"{self.model} {size}, batch {self.batch}, {self.what}"
+
+    def network(self) -> nn.Module:
+        """The same weights each time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            classes = 10 if self.image_size <= 64 else 1000
+            built = models.build(
+                self.model, classes=classes, image_size=self.image_size, width=self.width
+            )
+            _spread_(built)
+        return built.train(self.what == "training")
+
+    def x(self) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        shape = (self.batch, 3, self.image_size, self.image_size)
+        return torch.randn(shape, generator=generator)
+
+
+def masks_of(model: nn.Module, form: Form) -> Masks:
+    """The greatest weights of each layer; the first, which sees three channels, stays dense."""
+    weights = prunable(model, exclude=_sees_images)
+    pattern, sparsity = form
+    scores = {name: weight.detach().abs() for name, weight in weights.items()}
+    return select(scores, sparsity, pattern=parse_pattern(pattern), scope="layer")
+
+
+@torch.no_grad()
+def apply_(masks: Masks, model: nn.Module) -> nn.Module:
+    """Zeros where masks are false."""
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        parameters[name] *= mask
+    return model
+
+
+def chosen(
+    model: Sequence[str] = (),
+    batch: Sequence[int] = (),
+    what: Sequence[str] = (),
+    pattern: Sequence[str] = (),
+    sparsity: Sequence[float] = (),
+) -> list[Workload]:
+    """What is promised, or of it only what is named.
+
+    Raises:
+        ValueError: a model or pass is unknown, or nothing is left.
+    """
+    named = {w.model for w in WORKLOADS}
+    for name in model:
+        if name not in named:
+            raise unknown("model here", name, sorted(named))
+
+    found = [
+        replace(workload, forms=forms)
+        for workload in WORKLOADS
+        if (forms := named_forms(workload.forms, pattern, sparsity))
+        if not model or workload.model in model
+        if not batch or workload.batch in batch
+        if not what or workload.what in what
+    ]
+    if not found:
+        raise ValueError("bench models: nothing is what was named")
+    return found
+
+
+def _promise(pattern: str, *times: float) -> dict[Form, float]:
+    return {(pattern, s): each for s, each in zip(THIN, times, strict=True)}
+
+
+WORKLOADS = (
+    Workload("vgg19", 32, 64, "inference", _promise("unstructured", 3, 6, 10)),
+    Workload("vgg19", 32, 64, "training", _promise("unstructured", 2.2, 3.3, 4.5)),
+    Workload("resnet50", 224, 8, "inference", _promise("vector:4", 4, 6, 8)),
+    Workload("resnet50", 224, 1, "inference", _promise("unstructured", 2, 3.5, 5)),
+)
+
+
+def _sees_images(_: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.in_channels == 3
+
+
+def _spread_(model: nn.Module) -> None:
+    """Batch norms of no special value, as after training."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            running: Callable[[str], Tensor] = module.get_buffer
+            running("running_mean").normal_(0, 0.1)
+            running("running_var").uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.bias, 0, 0.1)

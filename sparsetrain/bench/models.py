@@ -1,0 +1,187 @@
+"""Whole networks, in inference and in a whole training step, sparse against dense.
+
+Dense contenders are torch in both memory formats and compiled, and for inference ONNX Runtime and
+OpenVINO where they are installed; ours is what `sparsetrain.sparsify` makes of the network. All are
+found to agree first, and take turns, warm. A training step is forward, backward and torch's fused
+SGD with momentum. Useful GFLOP/s count live weights; a row that falls short of what is promised is
+followed by where its time goes.
+"""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from sparsetrain.bench import rivals, where
+from sparsetrain.bench.layers import PASS_FLOPS, Options
+from sparsetrain.bench.model_contenders import Contender, dense, disagreement, ours
+from sparsetrain.bench.model_problems import Workload, masks_of
+from sparsetrain.bench.networks import Network, count_flops
+from sparsetrain.bench.timing import machine
+from sparsetrain.bench.turns import in_turns, peak_gflop_s
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row. `pattern` and `sparsity` are None where the contender is dense.
+
+    Attributes:
+        state_bytes: weights and where they stand, in training with gradients and momentum.
+        shares: op -> share of the time, where the row falls short.
+    """
+
+    workload: str
+    threads: int
+    contender: str
+    pattern: str | None
+    sparsity: float | None
+    repeats: int
+    median_ms: float
+    p20_ms: float
+    p80_ms: float
+    useful_gflop_s: float
+    of_peak: float
+    speed_up: float
+    promised: float | None
+    layers: str
+    state_bytes: int | None
+    outside_kernels: float | None
+    shares: dict[str, float]
+
+    @property
+    def short(self) -> bool:
+        return self.promised is not None and self.speed_up < self.promised
+
+
+def run(
+    workloads: Sequence[Workload],
+    threads: Sequence[int],
+    options: Options,
+    console: Console,
+    json_path: Path | None = None,
+) -> None:
+    """Print a table for each network, pass and number of threads; write JSON.
+
+    Raises:
+        AssertionError: contenders disagree.
+    """
+    records: list[Record] = []
+    peaks: dict[int, float] = {}
+    for count in threads:
+        with rivals.threads(count):
+            peaks[count] = peak_gflop_s()
+            for workload in workloads:
+                measured = measure(workload, count, peaks[count], options)
+                records += measured
+                _print(f"{workload.name}, threads: {count}", measured, console)
+    versions = rivals.versions()
+    for line in (
+        *(f"threads: {count}; dense peak {peak:.0f} GFLOP/s" for count, peak in peaks.items()),
+        *(f"{name} {version}" for name, version in versions.items()),
+    ):
+        console.print(line, highlight=False)
+    if json_path:
+        found = {
+            "machine": {**machine("cpu"), "threads": list(threads), **versions},
+            "peak_gflop_s": peaks,
+            "results": [asdict(r) for r in records],
+        }
+        json_path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def measure(workload: Workload, threads: int, peak: float, options: Options) -> list[Record]:
+    """Records of one network and pass at torch's present number of threads."""
+    contenders = dense(workload, options)
+    with tempfile.TemporaryDirectory() as cache:  # nothing that a busier machine once measured
+        contenders += [ours(workload, form, cache) for form in workload.forms]
+    for contender in contenders:
+        wrong = disagreement(workload, contender)
+        if wrong:
+            raise AssertionError(f"bench models: {contender.key}, {workload.name}: {wrong}")
+    thunks = {c.key: c.run for c in contenders}
+    times = in_turns(thunks, options.repeats, options.patience_s)
+    fastest = min(statistics.median(times[c.key]) for c in contenders if c.form is None)
+    return [_record(workload, c, times[c.key], (threads, peak, fastest)) for c in contenders]
+
+
+def useful_flops(workload: Workload, contender: Contender) -> int:
+    """Of one run, with live weights alone."""
+    model = workload.network().eval()
+    masks = {} if contender.form is None else masks_of(model, contender.form)
+    forward = count_flops(Network(model, masks), workload.x()[:1]) * workload.batch
+    return forward * PASS_FLOPS["training" if workload.what == "training" else "forward"]
+
+
+def _record(
+    workload: Workload,
+    contender: Contender,
+    times: Sequence[float],
+    against: tuple[int, float, float],
+) -> Record:
+    threads, peak, fastest = against
+    median = statistics.median(times)
+    speed = useful_flops(workload, contender) / median / 1e6
+    form = contender.form
+    promised = None if form is None else workload.promised.get(form)
+    short = promised is not None and fastest / median < promised
+    return Record(
+        workload=workload.name,
+        threads=threads,
+        contender=contender.name,
+        pattern=form[0] if form else None,
+        sparsity=form[1] if form else None,
+        repeats=len(times),
+        median_ms=median,
+        p20_ms=times[len(times) // 5],
+        p80_ms=times[4 * len(times) // 5],
+        useful_gflop_s=speed,
+        of_peak=speed / peak,
+        speed_up=fastest / median,
+        promised=promised,
+        layers=contender.layers,
+        state_bytes=contender.state_bytes,
+        outside_kernels=where.outside_kernels(contender.run) if form else None,
+        shares=dict(where.shares(contender.run)) if short else {},
+    )
+
+
+def _print(title: str, records: Sequence[Record], console: Console) -> None:
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("contender", "pattern"):
+        table.add_column(column, no_wrap=True)
+    for column in ("sparsity", "layers", "MB", "times", "ms", "GFLOP/s", "of peak", "outside"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("x dense", "promised", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in records:
+        table.add_row(
+            r.contender,
+            r.pattern or "",
+            _percent(r.sparsity),
+            r.layers,
+            "" if r.state_bytes is None else f"{r.state_bytes / 1e6:.1f}",
+            str(r.repeats),
+            f"{r.median_ms:.4g}",
+            f"{r.useful_gflop_s:.1f}",
+            f"{r.of_peak:.0%}",
+            _percent(r.outside_kernels),
+            f"{r.speed_up:.2f}",
+            "" if r.promised is None else f"{r.promised:g}",
+            "short" if r.short else "",
+        )
+    console.print(table)
+    for r in records:
+        if r.short:
+            parts = (f"{op} {share:.0%}" for op, share in r.shares.items() if share >= 0.01)
+            line = f"{r.pattern} {_percent(r.sparsity)}: {', '.join(parts)}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
