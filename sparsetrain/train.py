@@ -1,8 +1,9 @@
 """Train a network, dense or pruned: one function, a loop like any other in PyTorch.
 
 A run is a function of its config, machine and thread count: batches depend on (seed, epoch, step),
-so a run that was killed and resumed ends with the same weights, bit for bit. The run folder:
-sparsetrain/runs.py.
+so a run that was killed and resumed ends with the same weights, bit for bit. With execution "auto"
+the forms of the layers also depend on times that were measured on the machine; a resumed run keeps
+those that it had. The run folder: sparsetrain/runs.py.
 """
 
 import math

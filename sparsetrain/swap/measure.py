@@ -51,7 +51,7 @@ def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
     x = torch.empty_strided(calls.shape, calls.stride).normal_().requires_grad_(calls.grad)
     stays = x.dim() == (4 if isinstance(layer, nn.Conv2d) else 2)  # blocked from layer to layer
     thunks = {"dense": _call(layer, x, training)}
-    if isinstance(layer, nn.Conv2d) and not x.is_contiguous(memory_format=LAST):
+    if isinstance(layer, nn.Conv2d) and _has_other_layout(layer, x):
         given = x.detach().to(memory_format=LAST).requires_grad_(calls.grad)
         thunks["channels_last"] = _call(_channels_last(layer), given, training)
     for form, v in {"unstructured": 1, "vector": site.v}.items():
@@ -63,6 +63,12 @@ def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
     if stays:
         thunks["border"] = lambda: Blocked.of(x.detach()).dense()
     return thunks
+
+
+def _has_other_layout(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether channels_last is another memory format, and one that torch computes rightly."""
+    right = layer.in_channels // layer.groups >= 8  # see sparsetrain.config.check_layout
+    return right and x.dim() == 4 and not x.is_contiguous(memory_format=LAST)
 
 
 def _channels_last(layer: nn.Conv2d) -> nn.Module:
