@@ -69,7 +69,7 @@ def apply_(masks: Masks, model: nn.Module) -> nn.Module:
     """Zeros where masks are false."""
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
-        parameters[name] *= mask
+        parameters[name].mul_(mask)
     return model
 
 

@@ -75,7 +75,7 @@ def _version(package: str) -> str:
         return MISSING
 
 
-def _csr(data: Data, form: Form, module: nn.Module, mask: Tensor) -> Contender:
+def _csr(data: Data, form: Form, module: Any, mask: Tensor) -> Contender:
     x, dy, weight = data.x, data.dy, module.weight.detach()
     with _quiet():
         csr, transposed = weight.to_sparse_csr(), weight.t().contiguous().to_sparse_csr()

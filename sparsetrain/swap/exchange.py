@@ -7,6 +7,7 @@ the object that it was, in its memory order.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ def sparse_layers(model: nn.Module) -> dict[nn.Module, SparseLayer]:
     return {m.__dict__[ORIGIN].module: m for m in layers if ORIGIN in m.__dict__}
 
 
-def sparse_form(dense: nn.Module, how: Packing, known: SparseLayer | None = None) -> SparseLayer:
+def sparse_form(dense: Any, how: Packing, known: SparseLayer | None = None) -> SparseLayer:
     """A sparse layer with a dense one's weights: a new one, or one that is known takes them on."""
     if known is None:
         kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
@@ -121,10 +122,11 @@ def _dense(sparse: SparseLayer, optimizer: Optimizer | None) -> nn.Module:
     origin = sparse.__dict__.pop(ORIGIN, None)
     pattern = sparse.pattern
     if origin is None:
-        dense = sparse.to_dense()
-        replace_(optimizer, sparse.weight, dense.weight, pattern.scatter)
-        return dense
-    dense, like = origin.module, origin.like
+        new: Any = sparse.to_dense()
+        replace_(optimizer, sparse.weight, new.weight, pattern.scatter)
+        return new
+    dense: Any = origin.module
+    like = origin.like
 
     def whole(values: Tensor) -> Tensor:
         return torch.empty_like(like, dtype=values.dtype, device=values.device).copy_(
@@ -152,7 +154,7 @@ def _move(old: nn.Parameter, new: nn.Parameter, values, optimizer: Optimizer | N
     replace_(optimizer, old, new, values)
 
 
-def _exchange(model: nn.Module, modules: Mapping[nn.Module, nn.Module]) -> None:
+def _exchange(model: nn.Module, modules: Mapping[Any, nn.Module]) -> None:
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None and child in modules:

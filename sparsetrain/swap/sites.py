@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,7 +120,8 @@ def watching(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Calls]]:
     """Fills what is yielded with the calls of these layers, by their names."""
     found: dict[str, Calls] = {}
 
-    def note(name: str, x: Any) -> None:
+    def note(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        x = next(iter(args), None)
         if isinstance(x, Blocked):
             x = x.data
         if isinstance(x, Tensor):
@@ -129,8 +131,7 @@ def watching(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Calls]]:
             found[name] = Calls(order, count, tuple(x.shape), x.stride(), x.requires_grad)
 
     handles = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: note(name, next(iter(args), 0)))
-        for name, layer in layers.items()
+        layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers.items()
     ]
     try:
         yield found
