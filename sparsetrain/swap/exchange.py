@@ -105,7 +105,7 @@ def sparse_layers(model: nn.Module) -> dict[nn.Module, SparseLayer]:
 def sparse_form(dense: Any, how: Packing, known: SparseLayer | None = None) -> SparseLayer:
     """A sparse layer with a dense one's weights: a new one, or one that is known takes them on."""
     if known is None:
-        kind = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
+        kind: Any = SparseConv2d if isinstance(dense, nn.Conv2d) else SparseLinear
         return kind.from_dense(dense, how.mask, how.v)
     weight = dense.weight
     assert isinstance(weight, nn.Parameter)
@@ -118,7 +118,7 @@ def sparse_form(dense: Any, how: Packing, known: SparseLayer | None = None) -> S
     return known
 
 
-def _dense(sparse: SparseLayer, optimizer: Optimizer | None) -> nn.Module:
+def _dense(sparse: Any, optimizer: Optimizer | None) -> nn.Module:
     origin = sparse.__dict__.pop(ORIGIN, None)
     pattern = sparse.pattern
     if origin is None:
