@@ -285,6 +285,7 @@ def test_measured_for_real_it_runs_right(masked):
 def test_a_faster_memory_format_is_named(masked, monkeypatch):
     model, masks = masked()
     faked(monkeypatch, {"layers": [{**SLOW, "channels_last": 0.5}] * 5, "model": []})
+    # Not for the first, of 3 channels: torch may compute those wrongly.
     text = str(st.sparsify(model, masks, X, cache=None))
-    assert "in channels_last the dense convolutions would take 2 of 4 ms: model.to(" in text
+    assert "in channels_last the dense convolutions would take 1.5 of 3 ms: model.to(" in text
     assert "channels_last ms" in text
