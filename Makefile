@@ -1,5 +1,5 @@
 # make demo       run the demonstration       make demo ARGS="--epochs 2"
-# make test       run the tests, in two processes   make test ARGS="-k topk"
+# make test       run the tests               make test ARGS="-k topk"
 # make lint       check style and types
 # make format     put the code into that style
 # make sanitize   run the loops of csrc under AddressSanitizer and UBSan, for each instruction set
@@ -24,7 +24,7 @@ demo: $(ready)
 	@.venv/bin/sparsetrain demo $(ARGS)
 
 test: $(ready)
-	@.venv/bin/pytest -n 2 $(ARGS)
+	@.venv/bin/pytest $(ARGS)
 
 # The variable: pyright need not ask the package index whether it is the newest.
 lint: $(ready)

@@ -44,18 +44,14 @@ class Contender:
 
 def dense(workload: Workload, options: Options) -> list[Contender]:
     """torch in both memory formats and compiled; for inference the other engines."""
-    layout, x = torch.channels_last, workload.x()
-    last = x.contiguous(memory_format=layout)
-
-    def network() -> nn.Module:
-        return workload.network().to(memory_format=layout)  # type: ignore[call-overload]
-
+    x = workload.x()
+    last = x.contiguous(memory_format=torch.channels_last)
     found = [
         _torch("dense, contiguous", None, workload.network(), workload, x),
-        _torch("dense, channels_last", None, network(), workload, last),
+        _torch("dense, channels_last", None, _channels_last(workload), workload, last),
     ]
     if options.compiled:
-        found.append(_compiled(network(), workload, last))
+        found.append(_compiled(_channels_last(workload), workload, last))
     if options.with_rivals and workload.what == "inference":
         others = engines(workload.network(), x)
         found += [Contender(f"dense, {name}", None, infer) for name, infer in others.items()]
@@ -63,8 +59,8 @@ def dense(workload: Workload, options: Options) -> list[Contender]:
 
 
 def ours(workload: Workload, form: Form, cache: str | None) -> Contender:
-    """What `sparsify` makes of the network."""
-    model, x = workload.network(), workload.x()
+    """What `sparsify` makes of the network, whose dense layers are in channels_last."""
+    model, x = _channels_last(workload), workload.x().contiguous(memory_format=torch.channels_last)
     masks = masks_of(model, form)
     sparsify(apply_(masks, model), masks, x, training=workload.what == "training", cache=cache)
     sparse = sum(isinstance(m, SparseLayer) for m in model.modules())
@@ -80,6 +76,10 @@ def disagreement(workload: Workload, contender: Contender) -> str:
     found = contender.run()
     error = float((found - truth).abs().max()) / max(float(truth.abs().max()), 1e-30)
     return "" if error <= TOLERANCE else f"off by {error:.1e} of the greatest"
+
+
+def _channels_last(workload: Workload) -> nn.Module:
+    return workload.network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _torch(
