@@ -10,5 +10,5 @@ from sparsetrain.shrink.plan import Plan as Plan
 from sparsetrain.shrink.plan import budget_of as budget_of
 from sparsetrain.shrink.plan import plan as plan
 from sparsetrain.shrink.plan import protected as protected
-from sparsetrain.shrink.trace import arguments as arguments
+from sparsetrain.shrink.record import arguments as arguments
 from sparsetrain.shrink.trace import trace as trace

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from sparsetrain.modes import quietly
 from sparsetrain.shrink.apply import Kept, entries, masked
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.trace import arguments
+from sparsetrain.shrink.record import arguments
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

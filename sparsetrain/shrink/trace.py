@@ -1,184 +1,145 @@
-"""Find the groups of channels of a model from its traced program.
+"""Find the groups of channels of a model from the operations that it runs.
 
-`torch.export` turns the model into a list of operations on tensors. Every entry along a tensor's
-channel dimensions carries a label; each operation's rule (shrink/rules.py) says which labels of its
-inputs, outputs and parameters are one and the same channel. The classes of that relation are the
-channels; channels that touch the same tensors form a group. A channel that meets the model's input
-or output, or an operation without a rule, is fixed, and the group says why. Nothing is guessed.
+Every entry along a tensor's dimensions carries a label (shrink/labels.py); each operation's rule
+(shrink/rules) says which labels of its inputs, outputs and parameters are one and the same channel.
+The classes of that relation are the channels; channels that touch the same tensors form a group. A
+channel that meets the model's input or output, or an operation without a rule, is fixed, and the
+group says why. Nothing is guessed.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.shrink.graph import Graph, Group, Layer, Member, ReLU, named_tensor
+from sparsetrain.shrink.graph import Graph, Group, Member, ReLU
+from sparsetrain.shrink.labels import POSITION, Channels, Labels, Tracer
+from sparsetrain.shrink.record import Program, record
 
-Labels = np.ndarray | None  # of the entries along one dimension; None: it holds no channels
-Dims = list[Labels]
-
-
-class Tracer:
-    """Labels of every value while the program is walked; union-find over the labels."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch  # samples in the example input
-        self.parent: list[int] = []
-        self.reasons: dict[int, str] = {}  # label -> why it may not go; looked up through find()
-        self.values: dict[Any, Dims] = {}  # fx node -> labels of each dimension
-        self.names: dict[Any, str] = {}  # fx node of a parameter or buffer -> its name
-        self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
-        self.layers: list[Layer] = []
-        self.relus: list[tuple[str, int | None, Labels]] = []  # a ReLU, labels for its places
-
-    def fresh(self, size: int) -> np.ndarray:
-        start = len(self.parent)
-        self.parent.extend(range(start, start + size))
-        return np.arange(start, start + size)
-
-    def find(self, label: int) -> int:
-        root = label
-        while self.parent[root] != root:
-            root = self.parent[root]
-        while self.parent[label] != root:
-            self.parent[label], label = root, self.parent[label]
-        return root
-
-    def tie(self, a: Labels, b: Labels, why: str) -> Labels:
-        """Make entries of `a` and `b` the same channels; an untracked side fixes the other."""
-        if a is None or b is None:
-            self.fix(a, why)
-            self.fix(b, why)
-            return a if b is None else b
-        for x, y in zip(a.tolist(), b.tolist(), strict=True):
-            x, y = self.find(x), self.find(y)
-            if x != y:
-                low, high = min(x, y), max(x, y)
-                self.parent[high] = low
-                if high in self.reasons:
-                    self.reasons.setdefault(low, self.reasons[high])
-        return a
-
-    def fix(self, labels: Labels, why: str) -> None:
-        if labels is not None:
-            for label in set(labels.tolist()):
-                self.reasons.setdefault(self.find(label), why)
-
-    def fix_all(self, dims: Dims, why: str) -> None:
-        for labels in dims:
-            self.fix(labels, why)
+TURNS = 6  # attempts at choosing which part of a split dimension holds the channels
+Places = dict[int, dict[tuple[str, int], np.ndarray]]  # channel -> (tensor, dim) -> entries
+Owners = dict[int, tuple[str, int]]  # channel -> group name, place in the group
 
 
 def trace(model: nn.Module, sample: Any) -> Graph:
     """The channel graph of `model`, which is left as it was.
 
     Args:
-        model: any module that `torch.export` can trace.
+        model: any module.
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
 
     Raises:
-        ValueError: the model cannot be traced; the message ends with torch's own reason.
+        ValueError: the model does not run on this sample; the message ends with its own reason.
     """
-    from sparsetrain.shrink.rules import follow  # the rules import this file
-
-    program, tensors = _export(model, sample)
-    tracer = Tracer(_batch_size(sample))
-    for node in program.graph.nodes:
-        follow(tracer, node, tensors)
-    shapes = {name: tuple(t.shape) for name, t in tensors.values()}
-    trainable = frozenset(n for n, t in tensors.values() if isinstance(t, nn.Parameter))
-    groups, owners = _groups(tracer)
+    program = record(model, sample)
+    tracer, channels = follow(program)
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    places = _places(tracer, channels)
+    groups, owners = _groups(places, tracer, channels)
     relus = tuple(
-        ReLU(module, dim, 0 if labels is None else len(labels), _owned(tracer, owners, labels))
+        ReLU(module, dim, 0 if labels is None else len(labels), _owned(channels, owners, labels))
         for module, dim, labels in tracer.relus
     )
-    return Graph(groups, tuple(tracer.layers), shapes, trainable, relus)
+    return Graph(
+        groups,
+        tuple(tracer.layers),
+        {name: tuple(t.shape) for name, t in tensors.items()},
+        frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
+        relus,
+    )
 
 
-def arguments(sample: Any) -> tuple[tuple, dict]:
-    """A sample as positional and keyword arguments of the model."""
-    if isinstance(sample, Mapping):
-        return (), dict(sample)
-    return (tuple(sample) if isinstance(sample, tuple | list) else (sample,)), {}
+def follow(program: Program) -> tuple[Tracer, Channels]:
+    """Label the values of a program.
+
+    Where a dimension comes apart (heads, groups) one part holds the channels: the first that
+    nothing forbids.
+    """
+    from sparsetrain.shrink.rules import apply_rule  # the rules import this package
+
+    choices: dict[tuple[int, int], int] = {}
+    for _ in range(TURNS):
+        tracer = Tracer(_batch(program), choices)
+        _begin(tracer, program)
+        for tracer.step, step in enumerate(program.steps):
+            apply_rule(tracer, step)
+        tracer.fix_all(program.outputs, "it is the model's output")
+        channels = tracer.solve()
+        stuck = [s for s in tracer.splits if channels.fixed(s.labels)]
+        again = {s.key: s.chosen + 1 for s in stuck if s.chosen + 1 < s.candidates}
+        if not again:
+            break
+        choices = {**choices, **again}
+    return tracer, channels
 
 
-def _export(model: nn.Module, sample: Any):
-    args, kwargs = arguments(sample)
-    try:
-        program = torch.export.export(model, args, kwargs, strict=False)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(
-            f"plan: {type(model).__name__} cannot be traced with this sample: {reason}"
-        ) from error
-    names = {**program.graph_signature.inputs_to_parameters}
-    names |= program.graph_signature.inputs_to_buffers
-    first: dict[int, tuple[str, Tensor]] = {}  # tied tensors go by the name that comes first
-    tensors = {}
-    for placeholder, name in names.items():
-        tensor = named_tensor(model, name)
-        tensors[placeholder] = first.setdefault(id(tensor), (name, tensor))
-    return program, tensors
+def _begin(tracer: Tracer, program: Program) -> None:
+    for value in program.inputs:
+        # Of `[N, C, ...]`, `[N, T, C]` and `[N, C]` the dimensions that can hold channels.
+        real, rank = value.dtype.is_floating_point, len(value.shape)
+        tracer.dims[value] = [
+            tracer.fresh(n) if real and (d == 1 or 1 < d == rank - 1 < 3) else None
+            for d, n in enumerate(value.shape)
+        ]
+    tracer.fix_all(program.inputs, "it is the model's input")
+    for name, value in program.tensors.items():
+        tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
+        tracer.dims[value] = list(tracer.tensors[name])
+        tracer.origin[value] = name
 
 
-def _batch_size(sample: Any) -> int:
-    args, kwargs = arguments(sample)
-    first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
-    return 1 if first is None or first.dim() == 0 else max(first.shape[0], 1)
+def _batch(program: Program) -> int:
+    first = next((v for v in program.inputs if v.shape), None)
+    return 1 if first is None else max(first.shape[0], 1)
 
 
-Owners = dict[int, tuple[str, int]]  # root label -> group name, channel
+def _places(tracer: Tracer, channels: Channels) -> Places:
+    """Channel -> {(tensor, dim): entries that are its, ascending}."""
+    places: Places = defaultdict(dict)
+    for name, dims in tracer.tensors.items():
+        for dim, labels in enumerate(dims):
+            if labels is None or not len(labels):
+                continue
+            of = channels.of[labels]
+            order = of.argsort(kind="stable")
+            starts = np.flatnonzero(np.diff(of[order])) + 1
+            for entries in np.split(order, starts):
+                places[int(of[entries[0]])][name, dim] = entries
+    return places
 
 
-def _groups(tracer: Tracer) -> tuple[tuple[Group, ...], Owners]:
-    places = _places(tracer)
+def _groups(
+    places: Places, tracer: Tracer, channels: Channels
+) -> tuple[tuple[Group, ...], Owners]:
     by_signature: dict[tuple, list[int]] = defaultdict(list)
-    for root, where in places.items():
-        signature = tuple((key, len(entries)) for key, entries in where.items())
-        by_signature[(signature, tracer.reasons.get(root))].append(root)
+    for channel, where in places.items():
+        reason = channels.reasons.get(channel)
+        if reason != POSITION:
+            signature = tuple((key, len(entries)) for key, entries in where.items())
+            by_signature[(signature, reason)].append(channel)
     groups: list[Group] = []
     owners: Owners = {}
-    for (signature, fixed), roots in by_signature.items():
+    taken: Counter[str] = Counter()
+    for (signature, fixed), found in by_signature.items():
         members = tuple(
             Member(
                 tensor,
                 dim,
-                torch.tensor([places[r][tensor, dim] for r in roots]),
+                torch.from_numpy(np.stack([places[c][tensor, dim] for c in found])),
                 (tensor, dim) in tracer.consumed,
             )
             for (tensor, dim), _ in signature
         )
-        groups.append(_named(members, fixed, len(roots), groups))
-        owners |= {root: (groups[-1].name, j) for j, root in enumerate(roots)}
+        group = _named(members, fixed, len(found), taken)
+        groups.append(group)
+        owners |= {channel: (group.name, j) for j, channel in enumerate(found)}
     return tuple(groups), owners
 
 
-def _owned(tracer: Tracer, owners: Owners, labels: Labels) -> dict[str, Tensor]:
-    """Group name -> `[2, n]`: entries with these labels, and the channels that they belong to."""
-    pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for entry, label in enumerate([] if labels is None else labels.tolist()):
-        if owner := owners.get(tracer.find(label)):
-            pairs[owner[0]].append((entry, owner[1]))
-    return {name: torch.tensor(found).T for name, found in pairs.items()}
-
-
-def _places(tracer: Tracer) -> dict[int, dict[tuple[str, int], list[int]]]:
-    """Root label -> {(tensor, dim): entries that carry it}."""
-    places: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(dict)
-    for node, name in tracer.names.items():
-        for dim, labels in enumerate(tracer.values[node]):
-            for entry, label in enumerate([] if labels is None else labels.tolist()):
-                entries = places[tracer.find(label)].setdefault((name, dim), [])
-                if not entries or entries[-1] < entry:  # a tied tensor has several nodes
-                    entries.append(entry)
-    return places
-
-
 def _named(
-    members: tuple[Member, ...], fixed: str | None, width: int, before: list[Group]
+    members: tuple[Member, ...], fixed: str | None, width: int, taken: Counter[str]
 ) -> Group:
     made = [m for m in members if not m.consumes]
     if fixed is None and not made:
@@ -187,5 +148,15 @@ def _named(
         fixed = "no layer reads it"
     name = (made or list(members))[0].tensor.removesuffix(".weight")
     name += "" if made else " (input)"
-    taken = sum(g.name == name or g.name.startswith(f"{name}#") for g in before)
-    return Group(f"{name}#{taken + 1}" if taken else name, width, members, fixed)
+    taken[name] += 1
+    number = taken[name]
+    return Group(f"{name}#{number}" if number > 1 else name, width, members, fixed)
+
+
+def _owned(channels: Channels, owners: Owners, labels: Labels) -> dict[str, Tensor]:
+    """Group name -> `[2, n]`: entries with these labels, and the channels that they belong to."""
+    pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for entry, label in enumerate([] if labels is None else labels.tolist()):
+        if owner := owners.get(int(channels.of[label])):
+            pairs[owner[0]].append((entry, owner[1]))
+    return {name: torch.tensor(found).T for name, found in pairs.items()}

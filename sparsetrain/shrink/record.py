@@ -1,0 +1,192 @@
+"""Record every operation that a model runs in one example call.
+
+The call is carried out for real, so that a model may do what it likes: branch on data, loop, build
+constants. What is recorded is what ran: operations of torch's dispatcher, after composite ones
+came apart (`einsum` is `bmm` and `permute` by then, `nn.MultiheadAttention` is `addmm`, `view` and
+an attention), so that few rules cover many models.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sparsetrain.modes import quietly
+
+TORCH = str(Path(torch.__file__).parent)
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the recorded call."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str | None = None  # of the parameter or buffer that it is
+    held: Tensor | None = None  # a constant: its data, that no recorded operation made
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation: `outputs` are the tensors among its results, in place ones among its inputs."""
+
+    op: Any  # an OpOverload
+    args: tuple[Any, ...]  # with a Value for each tensor
+    kwargs: Mapping[str, Any]
+    outputs: list[Value]
+    module: str  # dotted name of the module that stands closest around it
+    line: str  # "file.py:41" of the model's code
+
+    @property
+    def values(self) -> list[Value]:
+        """The tensors that it reads, in the order of its arguments."""
+        return [v for v in tree_leaves((self.args, dict(self.kwargs))) if isinstance(v, Value)]
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, given by place or by name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def __str__(self) -> str:
+        where = ", ".join(place for place in (self.module, self.line) if place)
+        return f"{self.op.overloadpacket}" + (f" in {where}" if where else "")
+
+
+@dataclass(eq=False)
+class Program:
+    """One call of a model."""
+
+    steps: list[Step] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
+
+
+def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
+    """Run `model` once on `sample`, without dropout, and leave it as it was.
+
+    Args:
+        sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
+
+    Raises:
+        ValueError: the model does not run on this sample; the message ends with its own reason.
+    """
+    args, kwargs = arguments(sample)
+    recorder = _Recorder(model, (args, kwargs))
+    try:
+        with torch.no_grad(), _without_fast_paths(), quietly(model, training):
+            with recorder.scopes(model), recorder:
+                output = model(*args, **kwargs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(
+            f"plan: {type(model).__name__} does not run on this sample: {reason}"
+        ) from error
+    recorder.program.outputs = [recorder.value(t) for t in tensors_of(output)]
+    return recorder.program
+
+
+def arguments(sample: Any) -> tuple[tuple, dict]:
+    """A sample as positional and keyword arguments of the model."""
+    if isinstance(sample, Mapping):
+        return (), dict(sample)
+    return (tuple(sample) if isinstance(sample, tuple | list) else (sample,)), {}
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a model returns: in tuples, dicts, and objects that hold them."""
+    found = []
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type):
+            found += [t for t in vars(leaf).values() if isinstance(t, Tensor)]
+    return found
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.program = Program()
+        self._known = WeakTensorKeyDictionary()
+        self._scope: list[str] = []
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self._known.setdefault(tensor, Value(tuple(tensor.shape), tensor.dtype, name))
+        for tensor in tensors_of(inputs):
+            self.program.inputs.append(self._new(tensor))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = tree_map_only(Tensor, self.value, (args, kwargs or {}))
+        results = func(*args, **(kwargs or {}))
+        outputs = [
+            self._known.get(t) or self._new(t) for t in tree_leaves(results) if isinstance(t, Tensor)
+        ]
+        scope = self._scope[-1] if self._scope else ""
+        self.program.steps.append(Step(func, *before, outputs, scope, _line()))
+        return results
+
+    def value(self, tensor: Tensor) -> Value:
+        """The record of a tensor; one that nothing recorded made is a constant."""
+        value = self._known.get(tensor)
+        if value is None:
+            value = self._new(tensor)
+            value.held = tensor.detach()
+        elif value.name is not None:
+            self.program.tensors.setdefault(value.name, value)
+        return value
+
+    def _new(self, tensor: Tensor) -> Value:
+        value = self._known[tensor] = Value(tuple(tensor.shape), tensor.dtype)
+        return value
+
+    @contextmanager
+    def scopes(self, model: nn.Module) -> Iterator[None]:
+        """Know which of the model's modules is running."""
+        names = {module: name for name, module in model.named_modules()}
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self._scope.append(names.get(module, self._scope[-1] if self._scope else ""))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self._scope.pop()
+
+        hooks = [
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+@contextmanager
+def _without_fast_paths() -> Iterator[None]:
+    """Transformer layers as separate operations."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _line() -> str:
+    """Where the model's own code stands: the innermost line outside torch and this file."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(TORCH) and path != __file__:
+            return f"{Path(path).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,58 @@
+"""Pooling and resampling: channels stay, positions change."""
+
+from sparsetrain.shrink.labels import Dims, Tracer
+from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.rules.registry import rule
+
+POOLS = "max_pool{n}d max_pool{n}d_with_indices avg_pool{n}d adaptive_avg_pool{n}d"
+POOLS += " _adaptive_avg_pool{n}d adaptive_max_pool{n}d mkldnn_max_pool{n}d"
+SAMPLINGS = {
+    1: "upsample_linear1d upsample_nearest1d _upsample_nearest_exact1d",
+    2: "upsample_bilinear2d upsample_nearest2d upsample_bicubic2d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa _upsample_nearest_exact2d",
+    3: "upsample_trilinear3d upsample_nearest3d _upsample_nearest_exact3d",
+}
+
+
+def pool(spatial: int):
+    def follow(t: Tracer, step: Step) -> list[Dims]:
+        x = step.values[0]
+        channels = len(x.shape) - spatial
+        for lost in t.dims[x][channels:]:
+            t.fix(lost, f"{step} pools over it")
+        dims: Dims = [*t.dims[x][:channels], *[None] * spatial]
+        return [list(dims) for _ in step.outputs]
+
+    return follow
+
+
+for _n, _names in SAMPLINGS.items():
+    rule(*POOLS.format(n=_n).split(), *_names.split())(pool(_n))
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(t: Tracer, step: Step) -> Dims:
+    """r * r channels that become one go together."""
+    x, out = step.values[0], step.outputs[0]
+    labels = t.dims[x][-3]
+    if labels is not None:
+        each = labels.reshape(out.shape[-3], -1)
+        for i in range(1, each.shape[1]):
+            t.tie(each[:, 0], each[:, i], str(step))
+        labels = each[:, 0]
+    return [*t.dims[x][:-3], labels, None, None]
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(t: Tracer, step: Step) -> Dims:
+    x, out = step.values[0], step.outputs[0]
+    labels = t.dims[x][-3]
+    times = out.shape[-3] // x.shape[-3]
+    return [*t.dims[x][:-3], None if labels is None else labels.repeat(times), None, None]
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(t: Tracer, step: Step) -> Dims:
+    x, grid = step.values
+    t.fix_all([grid], f"{step} takes positions from it")
+    return [*t.dims[x][:2], *[None] * (len(x.shape) - 2)]

@@ -1,0 +1,147 @@
+"""Operations that take tensors apart and put them together."""
+
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from sparsetrain.shrink.labels import Dims, Tracer
+from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.rules.registry import positive, rule, untracked
+
+
+@rule("cat")
+def cat(t: Tracer, step: Step) -> Dims:
+    values = [v for v in step.values if v.shape != (0,)]
+    along = positive(step.arg(1, "dim", 0), len(values[0].shape))
+    why = f"{step} joins it to channels that cannot be followed"
+    result = list(t.dims[values[0]])
+    for other in values[1:]:
+        for dim, labels in enumerate(t.dims[other]):
+            if dim != along and (labels is not None or result[dim] is not None):
+                result[dim] = t.tie(result[dim], labels, why)
+    result[along] = _joined(t, [(v, t.dims[v][along]) for v in values], along)
+    return result
+
+
+def _joined(t: Tracer, parts: list, along: int):
+    """Labels one after the other; where some have none, they get ones that cannot go."""
+    if all(labels is None for _, labels in parts):
+        return None
+    each = []
+    for value, labels in parts:
+        if labels is None:
+            labels = t.fresh(value.shape[along])
+            t.fix(labels, "it is joined to channels that cannot be followed")
+        each.append(labels)
+    return np.concatenate(each)
+
+
+@rule("stack")
+def stack(t: Tracer, step: Step) -> Dims:
+    values = step.values
+    result = list(t.dims[values[0]])
+    for other in values[1:]:
+        for dim, labels in enumerate(t.dims[other]):
+            if labels is not None or result[dim] is not None:
+                result[dim] = t.tie(result[dim], labels, f"{step} mixes it with others")
+    result.insert(positive(step.arg(1, "dim", 0), len(result) + 1), None)
+    return result
+
+
+@rule("slice")
+def slice_(t: Tracer, step: Step) -> Dims:
+    x = step.values[0]
+    dims = list(t.dims[x])
+    dim = positive(step.arg(1, "dim", 0), len(dims))
+    if dims[dim] is not None:
+        start, end = step.arg(2, "start"), step.arg(3, "end")
+        dims[dim] = dims[dim][start : end : step.arg(4, "step", 1)]
+    return dims
+
+
+@rule("narrow")
+def narrow(t: Tracer, step: Step) -> Dims:
+    dims = list(t.dims[step.values[0]])
+    dim, start, length = (step.arg(i, n) for i, n in enumerate(("dim", "start", "length"), 1))
+    if dims[dim] is not None:
+        dims[dim] = dims[dim][start : start + length]
+    return dims
+
+
+@rule("select")
+def select(t: Tracer, step: Step) -> Dims:
+    dims = list(t.dims[step.values[0]])
+    taken = dims.pop(positive(step.arg(1, "dim"), len(dims)))
+    t.fix(taken, f"{step} takes one by its number")
+    return dims
+
+
+@rule("unbind")
+def unbind(t: Tracer, step: Step) -> list[Dims]:
+    dims = list(t.dims[step.values[0]])
+    taken = dims.pop(positive(step.arg(1, "dim", 0), len(dims)))
+    t.fix(taken, f"{step} takes one by its number")
+    return [list(dims) for _ in step.outputs]
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "chunk", "unsafe_chunk", "tensor_split")
+def split(t: Tracer, step: Step) -> list[Dims]:
+    """Parts of equal size keep equal sizes: they lose their channels together."""
+    x = step.values[0]
+    dim = positive(step.arg(2, "dim", 0), len(x.shape))
+    whole, sizes = t.dims[x][dim], [v.shape[dim] for v in step.outputs]
+    parts = [None] * len(sizes)
+    if whole is not None:
+        ends = [0, *accumulate(sizes)]
+        parts = [whole[a:b] for a, b in pairwise(ends)]
+        if len(set(sizes)) == 1:
+            for part in parts[1:]:
+                t.tie(parts[0], part, str(step))
+    return [[p if d == dim else n for d, n in enumerate(t.dims[x])] for p in parts]
+
+
+@rule("index", "_unsafe_index")
+def index(t: Tracer, step: Step) -> Dims:
+    """x[i, j, :]: dimensions that are indexed hold positions."""
+    x, indices = step.args[0], step.args[1]
+    dims = list(t.dims[x])
+    where = [d for d, i in enumerate(indices) if i is not None]
+    for d in where:
+        t.fix(dims[d], f"{step} takes entries by their number")
+    picked = [i for i in indices if isinstance(i, Value)]
+    if any(i.dtype.itemsize == 1 for i in picked):  # masks: what they leave is not known
+        t.fix_all([x], f"{step} takes entries by a mask")
+        return untracked(step.outputs[0])
+    rank = max(len(i.shape) for i in picked)
+    rest = [labels for d, labels in enumerate(dims) if d not in where]
+    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
+    return [*rest[:at], *[None] * rank, *rest[at:]]
+
+
+@rule("constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d", "reflection_pad1d")
+def pad(t: Tracer, step: Step) -> Dims:
+    """Channels of zeros are as many as what they meet; padded positions are none."""
+    x, out = step.values[0], step.outputs[0]
+    amounts = list(step.arg(1, "pad"))
+    dims = list(t.dims[x])
+    for i in range(len(amounts) // 2):
+        d, (left, right) = len(dims) - 1 - i, amounts[2 * i : 2 * i + 2]
+        if (left, right) == (0, 0) or dims[d] is None:
+            continue
+        if left < 0 or right < 0:
+            t.fix(dims[d], f"{step} crops it")
+            dims[d] = None
+        else:
+            dims[d] = np.concatenate([t.fresh(left), dims[d], t.fresh(right)])
+            assert len(dims[d]) == out.shape[d]
+    return dims
+
+
+@rule("roll", "flip")
+def rolled(t: Tracer, step: Step) -> Dims:
+    """Positions that turn round; channels must not."""
+    dims = list(t.dims[step.values[0]])
+    over = step.arg(2, "dims", None) if step.op.overloadpacket.__name__ == "roll" else step.args[1]
+    for d in [over] if isinstance(over, int) else over or range(len(dims)):
+        t.fix(dims[d], f"{step} puts it elsewhere")
+    return dims
