@@ -4,8 +4,7 @@ Parameters, buffers, gradients, optimizer state, masks and EMA copies keep their
 tensor objects get smaller data, so whoever holds them (optimizer, hooks, scheduler) goes on.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +17,7 @@ from sparsetrain.shrink.graph import Graph, named_tensor
 
 Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
+Stays = dict[str, dict[int, Tensor]]  # tensor -> {dimension: entries that stay}
 
 
 @dataclass
@@ -85,7 +85,7 @@ def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachmen
     return cut
 
 
-def entries(graph: Graph, kept: Kept) -> dict[str, dict[int, Tensor]]:
+def entries(graph: Graph, kept: Kept) -> Stays:
     """Tensor name -> {dimension: entries that stay, `[n]` int64}, where anything goes."""
     stays: dict[str, dict[int, Tensor]] = {}
     for group in graph.free:
@@ -101,27 +101,6 @@ def entries(graph: Graph, kept: Kept) -> dict[str, dict[int, Tensor]]:
         name: {dim: stay.nonzero().flatten() for dim, stay in by_dim.items()}
         for name, by_dim in stays.items()
     }
-
-
-@contextmanager
-def masked(model: nn.Module, graph: Graph, kept: Kept) -> Iterator[None]:
-    """The model with removed channels cut where layers read them, at full size, for a while."""
-    before: list[tuple[Tensor, Tensor]] = []
-    try:
-        with torch.no_grad():
-            for group in graph.free:
-                gone = torch.ones(group.width, dtype=torch.bool)
-                gone[kept[group.name]] = False
-                for member in group.members if gone.any() else ():
-                    if member.consumes:
-                        tensor = named_tensor(model, member.tensor)
-                        before.append((tensor, tensor.data))
-                        where = member.index[gone].flatten().to(tensor.device)
-                        tensor.data = tensor.data.index_fill(member.dim, where, 0.0)
-        yield
-    finally:
-        for tensor, data in reversed(before):
-            tensor.data = data
 
 
 def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,7 +9,8 @@ shrink/trace.py finds the groups; nothing here knows where they come from.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -63,6 +64,7 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]]
     trainable: frozenset[str]  # the names in `shapes` that are parameters; the rest are buffers
     relus: tuple[ReLU, ...] = ()
+    walk: Any = field(default=None, repr=False, compare=False)  # shrink.trace.Walk, for the proof
 
     @property
     def free(self) -> tuple[Group, ...]:

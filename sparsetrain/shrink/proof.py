@@ -1,8 +1,9 @@
-"""Does the shrunk network compute what the network with masked channels computed?
+"""Does the shrunk network compute what the network with its channels cut computes?
 
-The masked network is the whole one with the removed channels cut where layers read them. Both run
-on the same sample; outputs must be equal to float rounding, and in training mode also the gradients
-of a fixed random projection of the output, entry by entry of everything that stayed.
+That one is the whole network, operation by operation (shrink/replay.py), with the removed channels
+cut where they are read. Both run on the same sample; outputs must be equal to float rounding, and
+in training mode also the gradients of a fixed random projection of the output, entry by entry of
+everything that stayed.
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from sparsetrain.modes import quietly
-from sparsetrain.shrink.apply import Kept, entries, masked
+from sparsetrain.shrink.apply import Kept, Stays, entries
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.record import arguments
+from sparsetrain.shrink.record import arguments, record, tensors_of
+from sparsetrain.shrink.replay import replay
+from sparsetrain.shrink.trace import follow
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -52,14 +54,24 @@ class Proof:
 def expect(
     model: nn.Module, graph: Graph, kept: Kept, sample: Any, training: bool = False
 ) -> Proof:
-    """Record what the masked model computes; the model is left as it was."""
-    with masked(model, graph, kept):
-        outputs = _outputs(model, sample)
-        trained = _trained(model, sample) if training else None
-    if trained is not None:
-        stays = entries(graph, kept)
-        trained = trained[0], {n: _kept(g, stays.get(n, {})) for n, g in trained[1].items()}
-    return Proof(sample, outputs, trained)
+    """Compute what the shrunk model must compute; the model is left as it was."""
+    stays = entries(graph, kept)
+    with torch.no_grad():
+        outputs = replay(graph.walk or follow(record(model, sample)), model, sample, stays)
+    trained = _expect_trained(model, sample, stays) if training else None
+    return Proof(sample, _floating(outputs), trained)
+
+
+def _expect_trained(
+    model: nn.Module, sample: Any, stays: Stays
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    walk = follow(record(model, sample, training=True))
+    wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        outputs = _floating(replay(walk, model, sample, stays))
+        gradients = _gradients(outputs, wanted)
+    kept = {n: _kept(g, stays.get(n, {})) for n, g in gradients.items()}
+    return [o.detach() for o in outputs], kept
 
 
 def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
@@ -71,18 +83,23 @@ def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
 def _outputs(model: nn.Module, sample: Any) -> list[Tensor]:
     args, kwargs = arguments(sample)
     with torch.no_grad(), quietly(model, training=False):
-        return _tensors(model(*args, **kwargs))
+        return _floating(tensors_of(model(*args, **kwargs)))
 
 
 def _trained(model: nn.Module, sample: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
     args, kwargs = arguments(sample)
+    wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     with torch.enable_grad(), quietly(model, training=True):
-        outputs = _tensors(model(*args, **kwargs))
-        total = sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
-        wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    found = {n: g for n, g in zip(wanted, gradients, strict=True) if g is not None}
-    return [o.detach() for o in outputs], found
+        outputs = _floating(tensors_of(model(*args, **kwargs)))
+        gradients = _gradients(outputs, wanted)
+    return [o.detach() for o in outputs], gradients
+
+
+def _gradients(outputs: list[Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a fixed random projection of the outputs."""
+    total = sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
+    gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    return {n: g for n, g in zip(wanted, gradients, strict=True) if g is not None}
 
 
 def _projection(output: Tensor) -> Tensor:
@@ -90,8 +107,8 @@ def _projection(output: Tensor) -> Tensor:
     return torch.randn(output.shape, generator=generator).to(output)
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+def _floating(tensors: list[Tensor]) -> list[Tensor]:
+    return [t for t in tensors if t.is_floating_point()]
 
 
 def _compare(names: list[str], wanted: list[Tensor], found: list[Tensor], slack: float) -> float:

@@ -8,6 +8,7 @@ group says why. Nothing is guessed.
 """
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ def trace(model: nn.Module, sample: Any) -> Graph:
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
     """
-    program = record(model, sample)
-    tracer, channels = follow(program)
+    walk = follow(record(model, sample))
+    tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     places = _places(tracer, channels)
     groups, owners = _groups(places, tracer, channels)
@@ -48,10 +49,20 @@ def trace(model: nn.Module, sample: Any) -> Graph:
         {name: tuple(t.shape) for name, t in tensors.items()},
         frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
         relus,
+        walk,
     )
 
 
-def follow(program: Program) -> tuple[Tracer, Channels]:
+@dataclass(frozen=True)
+class Walk:
+    """A program with the labels of its values."""
+
+    program: Program
+    tracer: Tracer
+    channels: Channels
+
+
+def follow(program: Program) -> Walk:
     """Label the values of a program.
 
     Where a dimension comes apart (heads, groups) one part holds the channels: the first that
@@ -72,7 +83,7 @@ def follow(program: Program) -> tuple[Tracer, Channels]:
         if not again:
             break
         choices = {**choices, **again}
-    return tracer, channels
+    return Walk(program, tracer, channels)
 
 
 def _begin(tracer: Tracer, program: Program) -> None:

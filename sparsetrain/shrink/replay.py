@@ -1,0 +1,113 @@
+"""Run a recorded program again, at full size, with channels cut where they are read.
+
+An operation that sums products over a removed channel (convolutions, matrix products) reads zeros
+there. One whose result depends on how many channels there are (norms, means, a softmax) is computed
+of those that stay: that is what the smaller network means by it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from sparsetrain.shrink.apply import Stays
+from sparsetrain.shrink.labels import Cut
+from sparsetrain.shrink.record import Step, Value, arguments, tensors_of
+from sparsetrain.shrink.rewrite import rewritten
+from sparsetrain.shrink.trace import Walk
+
+Alive = dict[int, Tensor]  # dimension -> entries that stay
+
+
+def replay(walk: Walk, model: nn.Module, sample: Any, stays: Stays) -> list[Tensor]:
+    """The outputs of the program with only the entries of `stays` alive."""
+    return _Replay(walk, stays).run(model, sample)
+
+
+class _Replay:
+    def __init__(self, walk: Walk, stays: Stays) -> None:
+        self.walk = walk
+        self.gone = np.zeros(len(walk.channels.of) + 1, dtype=bool)  # by channel
+        for name, by_dim in stays.items():
+            for dim, stay in by_dim.items():
+                dead = np.ones(len(walk.tracer.tensors[name][dim]), dtype=bool)
+                dead[stay.numpy()] = False
+                self.gone[walk.channels.of[walk.tracer.tensors[name][dim][dead]]] = True
+
+    def run(self, model: nn.Module, sample: Any) -> list[Tensor]:
+        program = self.walk.program
+        found = dict(zip(program.inputs, tensors_of(arguments(sample)), strict=True))
+        own = dict([*model.named_parameters(), *model.named_buffers()])
+        buffers = dict(model.named_buffers())
+        for name, value in program.tensors.items():
+            # Batch norm updates its statistics in place.
+            found[value] = own[name].clone() if name in buffers else own[name]
+        last = self._last_uses()
+        for number, step in enumerate(program.steps):
+            for value in step.values:
+                if value.held is not None:
+                    found[value] = value.held
+            results = self._run(step, found)
+            for value, tensor in zip(step.outputs, results, strict=True):
+                found[value] = tensor
+            for value in last.get(number, ()):
+                found.pop(value, None)
+        return [found[v] if v in found else v.held for v in program.outputs]
+
+    def _last_uses(self) -> dict[int, list[Value]]:
+        uses = {v: n for n, s in enumerate(self.walk.program.steps) for v in (*s.values, *s.outputs)}
+        kept = set(self.walk.program.outputs)
+        last: dict[int, list[Value]] = {}
+        for value, number in uses.items():
+            if value not in kept:
+                last.setdefault(number, []).append(value)
+        return last
+
+    def _run(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
+        cuts = [c for c in self.walk.tracer.cuts.get(step, ()) if self._dead(c.labels).any()]
+        if any(cut.whole for cut in cuts):
+            return self._run_small(step, found)
+        zeroed = dict(found)
+        for cut in cuts:
+            dead = torch.from_numpy(np.flatnonzero(self._dead(cut.labels)))
+            zeroed[cut.value] = zeroed[cut.value].index_fill(cut.dim, dead, 0)
+        args, kwargs = tree_map_only(Value, zeroed.__getitem__, (step.args, dict(step.kwargs)))
+        return _tensors(step.op(*args, **kwargs))
+
+    def _run_small(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
+        """The operation of what stays, with zeros in its result for what does not."""
+        args, kwargs = rewritten(step, self.alive)
+        small = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
+        results = []
+        for value, tensor in zip(step.outputs, _tensors(step.op(*small[0], **small[1])), strict=True):
+            for dim, stay in self.alive(value).items():
+                shape = list(tensor.shape)
+                shape[dim] = value.shape[dim]
+                tensor = tensor.new_zeros(shape).index_copy(dim, stay, tensor)
+            results.append(tensor)
+        return results
+
+    def alive(self, value: Value) -> Alive:
+        """Where a value loses entries, those that stay."""
+        by_dim: Alive = {}
+        for dim, labels in enumerate(self.walk.tracer.dims[value]):
+            if labels is not None and (dead := self._dead(labels)).any():
+                by_dim[dim] = torch.from_numpy(np.flatnonzero(~dead))
+        return by_dim
+
+    def _gathered(self, value: Value, tensor: Tensor) -> Tensor:
+        for dim, stay in self.alive(value).items():
+            tensor = tensor.index_select(dim, stay)
+        return tensor
+
+    def _dead(self, labels: np.ndarray) -> np.ndarray:
+        return self.gone[self.walk.channels.of[labels]]
+
+
+def _tensors(results: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(results) if isinstance(t, Tensor)]
+
+
+_ = Cut
