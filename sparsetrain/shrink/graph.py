@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+FEW_GROUPS = 8  # of a convolution, below which channels go inside of each group
 Widths = Mapping[str, int]  # group name -> channels kept; a group that is not named keeps all
 
 
@@ -119,6 +120,11 @@ class Graph:
             for member in group.members if gone else ():
                 shapes[member.tensor][member.dim] -= gone * member.index.shape[1]
         return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def whole_groups(groups: int, per_group: int) -> bool:
+    """Whether a convolution loses whole groups, or the same channels of each."""
+    return per_group == 1 or groups >= max(FEW_GROUPS, per_group)
 
 
 def named_tensor(model: nn.Module, name: str) -> Tensor:

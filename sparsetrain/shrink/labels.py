@@ -5,7 +5,7 @@ that cannot go. All ties are collected and the classes found at the end, in time
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.modes import quietly
-from sparsetrain.shrink.apply import Kept, Stays, entries
+from sparsetrain.shrink.apply import Kept, entries
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.record import arguments, record, tensors_of
 from sparsetrain.shrink.replay import replay
+from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import follow
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.

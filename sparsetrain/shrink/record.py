@@ -36,7 +36,7 @@ class Value:
 
 @dataclass(eq=False)
 class Step:
-    """One operation: `outputs` are the tensors among its results, in place ones among its inputs."""
+    """One operation; what it changes in place is among `outputs`, too."""
 
     op: Any  # an OpOverload
     args: tuple[Any, ...]  # with a Value for each tensor
@@ -83,9 +83,14 @@ def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
     args, kwargs = arguments(sample)
     recorder = _Recorder(model, (args, kwargs))
     try:
-        with torch.no_grad(), _without_fast_paths(), quietly(model, training):
-            with recorder.scopes(model), recorder:
-                output = model(*args, **kwargs)
+        with (
+            torch.no_grad(),
+            _without_fast_paths(),
+            quietly(model, training),
+            recorder.scopes(model),
+            recorder,
+        ):
+            output = model(*args, **kwargs)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(
@@ -128,7 +133,9 @@ class _Recorder(TorchDispatchMode):
         before = tree_map_only(Tensor, self.value, (args, kwargs or {}))
         results = func(*args, **(kwargs or {}))
         outputs = [
-            self._known.get(t) or self._new(t) for t in tree_leaves(results) if isinstance(t, Tensor)
+            self._known.get(t) or self._new(t)
+            for t in tree_leaves(results)
+            if isinstance(t, Tensor)
         ]
         scope = self._scope[-1] if self._scope else ""
         self.program.steps.append(Step(func, *before, outputs, scope, _line()))

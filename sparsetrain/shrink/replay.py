@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from sparsetrain.shrink.apply import Stays
-from sparsetrain.shrink.labels import Cut
 from sparsetrain.shrink.record import Step, Value, arguments, tensors_of
 from sparsetrain.shrink.rewrite import rewritten
+from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.shrink.trace import Walk
-
-Alive = dict[int, Tensor]  # dimension -> entries that stay
 
 
 def replay(walk: Walk, model: nn.Module, sample: Any, stays: Stays) -> list[Tensor]:
@@ -28,13 +25,7 @@ def replay(walk: Walk, model: nn.Module, sample: Any, stays: Stays) -> list[Tens
 
 class _Replay:
     def __init__(self, walk: Walk, stays: Stays) -> None:
-        self.walk = walk
-        self.gone = np.zeros(len(walk.channels.of) + 1, dtype=bool)  # by channel
-        for name, by_dim in stays.items():
-            for dim, stay in by_dim.items():
-                dead = np.ones(len(walk.tracer.tensors[name][dim]), dtype=bool)
-                dead[stay.numpy()] = False
-                self.gone[walk.channels.of[walk.tracer.tensors[name][dim][dead]]] = True
+        self.walk, self.small = walk, Small(walk, stays)
 
     def run(self, model: nn.Module, sample: Any) -> list[Tensor]:
         program = self.walk.program
@@ -54,10 +45,12 @@ class _Replay:
                 found[value] = tensor
             for value in last.get(number, ()):
                 found.pop(value, None)
-        return [found[v] if v in found else v.held for v in program.outputs]
+        return [found.get(v, v.held) for v in program.outputs]
 
     def _last_uses(self) -> dict[int, list[Value]]:
-        uses = {v: n for n, s in enumerate(self.walk.program.steps) for v in (*s.values, *s.outputs)}
+        uses = {
+            v: n for n, s in enumerate(self.walk.program.steps) for v in (*s.values, *s.outputs)
+        }
         kept = set(self.walk.program.outputs)
         last: dict[int, list[Value]] = {}
         for value, number in uses.items():
@@ -66,48 +59,34 @@ class _Replay:
         return last
 
     def _run(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
-        cuts = [c for c in self.walk.tracer.cuts.get(step, ()) if self._dead(c.labels).any()]
+        cuts = [c for c in self.walk.tracer.cuts.get(step, ()) if self.small.dead(c.labels).any()]
         if any(cut.whole for cut in cuts):
             return self._run_small(step, found)
         zeroed = dict(found)
         for cut in cuts:
-            dead = torch.from_numpy(np.flatnonzero(self._dead(cut.labels)))
+            dead = torch.from_numpy(np.flatnonzero(self.small.dead(cut.labels)))
             zeroed[cut.value] = zeroed[cut.value].index_fill(cut.dim, dead, 0)
         args, kwargs = tree_map_only(Value, zeroed.__getitem__, (step.args, dict(step.kwargs)))
         return _tensors(step.op(*args, **kwargs))
 
     def _run_small(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
         """The operation of what stays, with zeros in its result for what does not."""
-        args, kwargs = rewritten(step, self.alive)
-        small = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
+        args, kwargs = rewritten(step, self.small)
+        args, kwargs = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
         results = []
-        for value, tensor in zip(step.outputs, _tensors(step.op(*small[0], **small[1])), strict=True):
-            for dim, stay in self.alive(value).items():
+        for value, tensor in zip(step.outputs, _tensors(step.op(*args, **kwargs)), strict=True):
+            for dim, stay in self.small.alive(value).items():
                 shape = list(tensor.shape)
                 shape[dim] = value.shape[dim]
                 tensor = tensor.new_zeros(shape).index_copy(dim, stay, tensor)
             results.append(tensor)
         return results
 
-    def alive(self, value: Value) -> Alive:
-        """Where a value loses entries, those that stay."""
-        by_dim: Alive = {}
-        for dim, labels in enumerate(self.walk.tracer.dims[value]):
-            if labels is not None and (dead := self._dead(labels)).any():
-                by_dim[dim] = torch.from_numpy(np.flatnonzero(~dead))
-        return by_dim
-
     def _gathered(self, value: Value, tensor: Tensor) -> Tensor:
-        for dim, stay in self.alive(value).items():
+        for dim, stay in self.small.alive(value).items():
             tensor = tensor.index_select(dim, stay)
         return tensor
-
-    def _dead(self, labels: np.ndarray) -> np.ndarray:
-        return self.gone[self.walk.channels.of[labels]]
 
 
 def _tensors(results: Any) -> list[Tensor]:
     return [t for t in tree_leaves(results) if isinstance(t, Tensor)]
-
-
-_ = Cut

@@ -121,9 +121,7 @@ def _places(tracer: Tracer, channels: Channels) -> Places:
     return places
 
 
-def _groups(
-    places: Places, tracer: Tracer, channels: Channels
-) -> tuple[tuple[Group, ...], Owners]:
+def _groups(places: Places, tracer: Tracer, channels: Channels) -> tuple[tuple[Group, ...], Owners]:
     by_signature: dict[tuple, list[int]] = defaultdict(list)
     for channel, where in places.items():
         reason = channels.reasons.get(channel)

@@ -7,7 +7,9 @@ from sparsetrain.shrink.record import Step
 from sparsetrain.shrink.rules.registry import RULES, rule, untracked
 
 
-@rule("where", "copy_", "fill_", "masked_fill", "masked_fill_", "_prelu_kernel", "bernoulli_", "lerp")
+@rule(
+    "where", "copy_", "fill_", "masked_fill", "masked_fill_", "_prelu_kernel", "bernoulli_", "lerp"
+)
 def broadcast(t: Tracer, step: Step) -> Dims:
     """Several tensors that broadcast: entries that meet are one channel."""
     shape = step.outputs[0].shape
@@ -53,7 +55,17 @@ def made(t: Tracer, step: Step) -> Dims:
     return [t.fresh(n) if n > 1 else None for n in step.outputs[0].shape]
 
 
-@rule("arange", "rand", "randn", "randint", "scalar_tensor", "eye", "linspace", "randperm", "tril_indices")
+@rule(
+    "arange",
+    "rand",
+    "randn",
+    "randint",
+    "scalar_tensor",
+    "eye",
+    "linspace",
+    "randperm",
+    "tril_indices",
+)
 def numbers(t: Tracer, step: Step) -> Dims:
     return untracked(step.outputs[0])
 

@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 
-from sparsetrain.shrink.graph import Layer
+from sparsetrain.shrink.graph import Layer, whole_groups
 from sparsetrain.shrink.labels import Dims, Tracer
 from sparsetrain.shrink.record import Step, Value
 from sparsetrain.shrink.rules.registry import rule, untracked
 
-FEW_GROUPS = 8  # of a convolution, below which channels go inside of each
 UNKNOWN = "reads an input that cannot be followed"
 
 
@@ -46,7 +45,7 @@ def _grouped(t: Tracer, step: Step, groups: int):
         return None
     each_in = read.reshape(groups, -1)
     each_row = rows.reshape(groups, -1)  # filters; of a transposed one, inputs
-    if each_in.shape[1] == 1 or groups >= max(FEW_GROUPS, each_in.shape[1]):
+    if whole_groups(groups, each_in.shape[1]):
         made = rows if not transposed else t.fresh(groups * weight.shape[1])
         t.fix(columns, f"{step} has groups of it")
         for part in (each_in, each_row, made.reshape(groups, -1)):

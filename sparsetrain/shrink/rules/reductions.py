@@ -5,7 +5,9 @@ from sparsetrain.shrink.record import Step
 from sparsetrain.shrink.rules.registry import many, rule
 
 
-@rule("mean", "sum", "amax", "amin", "linalg_vector_norm", "var", "std", "logsumexp", "prod", "norm")
+@rule(
+    "mean", "sum", "amax", "amin", "linalg_vector_norm", "var", "std", "logsumexp", "prod", "norm"
+)
 def reduce(t: Tracer, step: Step) -> Dims:
     x, out = step.values[0], step.outputs[0]
     rank = len(x.shape)

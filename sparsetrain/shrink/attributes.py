@@ -1,0 +1,101 @@
+"""Widths that a model's modules keep as attributes: `out_channels`, `num_heads`, `hidden_size`.
+
+Torch's own layers say what their tensors are. In others a number changes where the module's own
+operations show it: it is an attribute, its name is that of a width, and every dimension of that
+size in the module's operations goes to one and the same new size.
+"""
+
+import re
+from collections import defaultdict
+from typing import Any
+
+from torch import nn
+
+from sparsetrain.shrink.graph import whole_groups
+from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.small import Small
+
+WIDTH = re.compile(
+    r"head|dim|width|channel|feature|size|embed|hidden|inner|planes|nf$|nx$|groups|radix|d_|units"
+    r"|split|normalized_shape|chans"
+)
+POSITIONS = re.compile(
+    r"kernel|patch|window|image|img|pool|stride|pad|dilation|position|seq|vocab|batch|grid|chunk"
+)
+Sizes = dict[nn.Module, dict[str, Any]]  # module -> attribute -> what it shall be
+
+
+def tensor_sizes(module: nn.Module) -> dict[str, Any]:
+    """What a layer of torch says of itself, from its tensors."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _convolution(module)
+    if isinstance(module, nn.Linear):
+        return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+    if isinstance(module, nn.Bilinear):
+        names = ("out_features", "in1_features", "in2_features")
+        return dict(zip(names, weight.shape, strict=True))
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        held = module.running_mean if weight is None else weight
+        return {} if held is None else {"num_features": held.shape[0]}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {} if weight is None else {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.GroupNorm):
+        return {} if weight is None else {"num_channels": weight.shape[0]}
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": weight.shape[0]}
+    return {}
+
+
+def _convolution(module: nn.modules.conv._ConvNd) -> dict[str, Any]:
+    rows, columns = module.weight.shape[:2]
+    groups = module.groups
+    if module.transposed:
+        per_group = module.in_channels // groups
+        if groups > 1 and whole_groups(groups, per_group):
+            groups = rows // per_group
+        return {"in_channels": rows, "out_channels": columns * groups, "groups": groups}
+    if groups > 1 and whole_groups(groups, module.in_channels // groups):
+        groups = groups * rows // module.out_channels
+    return {"out_channels": rows, "in_channels": columns * groups, "groups": groups}
+
+
+def traced_sizes(model: nn.Module, small: Small) -> Sizes:
+    """Attributes of other modules that change, by what their operations show."""
+    changes: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for step in small.walk.program.steps:
+        for old, new in _sizes(step, small):
+            changes[step.module][old].add(new)
+    found: Sizes = {}
+    for name, module in model.named_modules():
+        pairs = {old: new for old, new in changes.get(name, {}).items() if new != {old}}
+        if not pairs or type(module).__module__.startswith("torch.nn.modules"):
+            continue
+        for attribute, value in vars(module).items():
+            changed = _changed(attribute, value, pairs)
+            if changed is not None:
+                found.setdefault(module, {})[attribute] = changed
+    return found
+
+
+def _sizes(step: Step, small: Small) -> list[tuple[int, int]]:
+    pairs = []
+    for value in (*step.values, *step.outputs):
+        if value in small.walk.tracer.dims:
+            pairs += zip(value.shape, small.shape(value), strict=True)
+    return pairs
+
+
+def _changed(attribute: str, value: Any, pairs: dict[int, set[int]]) -> Any:
+    if not WIDTH.search(attribute) or POSITIONS.search(attribute) or isinstance(value, bool):
+        return None
+    if isinstance(value, int) and value in pairs:
+        new = pairs[value] - {value}
+        return new.pop() if len(new) == 1 else None
+    if isinstance(value, tuple) and value and all(type(v) is int for v in value):
+        each = tuple(_changed(attribute, v, pairs) for v in value)
+        changed = tuple(v if n is None else n for v, n in zip(value, each, strict=True))
+        return changed if changed != value else None
+    return None
