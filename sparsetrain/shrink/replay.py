@@ -71,10 +71,10 @@ class _Replay:
 
     def _run_small(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
         """The operation of what stays, with zeros in its result for what does not."""
-        args, kwargs = rewritten(step, self.small)
+        op, args, kwargs = rewritten(step, self.small)
         args, kwargs = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
         results = []
-        for value, tensor in zip(step.outputs, _tensors(step.op(*args, **kwargs)), strict=True):
+        for value, tensor in zip(step.outputs, _tensors(op(*args, **kwargs)), strict=True):
             for dim, stay in self.small.alive(value).items():
                 shape = list(tensor.shape)
                 shape[dim] = value.shape[dim]

@@ -1,37 +1,106 @@
-"""The arguments of a step in a smaller network: sizes that the program mentions change."""
+"""A step in a smaller network: the sizes that it mentions change."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from sparsetrain.shrink.graph import whole_groups
 from sparsetrain.shrink.record import Step
 from sparsetrain.shrink.small import Small
 
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # operation, arguments, keyword arguments
+aten = torch.ops.aten
 
-def rewritten(step: Step, small: Small) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Its arguments, with the Values as they are and every width that of what stays."""
+
+def rewritten(step: Step, small: Small) -> Call:
+    """Its operation and arguments, Values as they are, and every width that of what stays."""
     rewrite = REWRITES.get(step.op.overloadpacket.__name__)
-    args = rewrite(step, small) if rewrite is not None else step.args
-    return args, dict(step.kwargs)
+    if rewrite is None:
+        return step.op, step.args, dict(step.kwargs)
+    return rewrite(step, small)
 
 
-def _layer_norm(step: Step, small: Small) -> tuple[Any, ...]:
+def _with(step: Step, changes: dict[tuple[int, str], Any]) -> Call:
+    """The same call with some arguments changed, each given by place and name."""
+    args, kwargs = list(step.args), dict(step.kwargs)
+    for (place, name), value in changes.items():
+        if place < len(args):
+            args[place] = value
+        elif name in kwargs:
+            kwargs[name] = value
+    return step.op, tuple(args), kwargs
+
+
+def _layer_norm(step: Step, small: Small) -> Call:
     count = len(step.arg(1, "normalized_shape"))
-    return (step.args[0], small.shape(step.args[0])[-count:], *step.args[2:])
+    shape = small.shape(step.args[0])[-count:]
+    return _with(step, {(1, "normalized_shape"): shape})
 
 
-def _group_norm(step: Step, small: Small) -> tuple[Any, ...]:
-    x, weight, bias, batch, _, positions, *rest = step.args
-    return (x, weight, bias, batch, small.shape(x)[1], positions, *rest)
+def _group_norm(step: Step, small: Small) -> Call:
+    before, after = step.args[0].shape[1], small.shape(step.args[0])[1]
+    groups = step.arg(6, "group")
+    groups = after if groups == before else groups
+    return _with(step, {(4, "C"): after, (6, "group"): groups})
 
 
-def _shape(step: Step, small: Small) -> tuple[Any, ...]:
-    """The second argument is the result's shape."""
-    return (step.args[0], small.shape(step.outputs[0]), *step.args[2:])
+def _convolution(step: Step, small: Small) -> Call:
+    groups, channels = step.arg(8, "groups"), step.args[0].shape[1]
+    if groups > 1 and whole_groups(groups, channels // groups):
+        groups = groups * small.shape(step.args[0])[1] // channels
+    return _with(step, {(8, "groups"): groups})
 
 
-REWRITES: dict[str, Callable[[Step, Small], tuple[Any, ...]]] = {
+def _shape(step: Step, small: Small) -> Call:
+    """The argument after the tensor is the result's shape."""
+    return _with(step, {(1, "size"): small.shape(step.outputs[0])})
+
+
+def _made(step: Step, small: Small) -> Call:
+    return _with(step, {(0, "size"): small.shape(step.outputs[0])})
+
+
+def _slice(step: Step, small: Small) -> Call:
+    dim = step.arg(1, "dim", 0) % len(step.args[0].shape)
+    alive = small.alive(step.args[0]).get(dim)
+    if alive is None:
+        return step.op, step.args, dict(step.kwargs)
+    size = step.args[0].shape[dim]
+    start, end, _ = slice(step.arg(2, "start"), step.arg(3, "end")).indices(size)
+    first, last = (int((alive < place).sum()) for place in (start, end))
+    return step.op, (step.args[0], dim, first, last, step.arg(4, "step", 1)), {}
+
+
+def _split(step: Step, small: Small) -> Call:
+    dim = step.arg(2, "dim", 0) % len(step.args[0].shape)
+    sizes = [small.shape(part)[dim] for part in step.outputs]
+    return aten.split_with_sizes.default, (step.args[0], sizes, dim), {}
+
+
+def _pad(step: Step, small: Small) -> Call:
+    """Fewer channels of zeros, where some of those go."""
+    amounts = list(step.arg(1, "pad"))
+    x, alive = step.args[0], small.alive(step.outputs[0])
+    for i in range(len(amounts) // 2):
+        dim = len(x.shape) - 1 - i
+        if dim in alive:
+            left, size = amounts[2 * i], x.shape[dim]
+            stays = alive[dim]
+            amounts[2 * i] = int((stays < left).sum())
+            amounts[2 * i + 1] = int((stays >= left + size).sum())
+    return _with(step, {(1, "pad"): amounts})
+
+
+REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "native_group_norm": _group_norm,
+    "convolution": _convolution,
+    "slice": _slice,
+    "constant_pad_nd": _pad,
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "expand"), _shape),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _shape),
+    **dict.fromkeys(("zeros", "ones", "full", "empty"), _made),
+    **dict.fromkeys(("split", "unsafe_split", "split_with_sizes", "chunk"), _split),
 }

@@ -6,31 +6,13 @@ must go together and fixes those that cannot go. An operation without a rule fix
 that reaches it, with a reason that names it.
 """
 
-from sparsetrain.shrink.labels import Tracer
-from sparsetrain.shrink.record import Step
-from sparsetrain.shrink.rules import (
-    attention as attention,
-)
-from sparsetrain.shrink.rules import (
-    elementwise as elementwise,
-)
-from sparsetrain.shrink.rules import (
-    layers as layers,
-)
-from sparsetrain.shrink.rules import (
-    norms as norms,
-)
-from sparsetrain.shrink.rules import (
-    pools as pools,
-)
-from sparsetrain.shrink.rules import (
-    reductions as reductions,
-)
-from sparsetrain.shrink.rules import (
-    reshapes as reshapes,
-)
-from sparsetrain.shrink.rules import (
-    slices as slices,
-)
+from sparsetrain.shrink.rules import attention as attention
+from sparsetrain.shrink.rules import elementwise as elementwise
+from sparsetrain.shrink.rules import layers as layers
+from sparsetrain.shrink.rules import norms as norms
+from sparsetrain.shrink.rules import pools as pools
+from sparsetrain.shrink.rules import reductions as reductions
+from sparsetrain.shrink.rules import reshapes as reshapes
+from sparsetrain.shrink.rules import slices as slices
 from sparsetrain.shrink.rules.registry import apply_rule as apply_rule
 from sparsetrain.shrink.rules.registry import rule as rule
