@@ -67,14 +67,15 @@ class _Replay:
             dead = torch.from_numpy(np.flatnonzero(self.small.dead(cut.labels)))
             zeroed[cut.value] = zeroed[cut.value].index_fill(cut.dim, dead, 0)
         args, kwargs = tree_map_only(Value, zeroed.__getitem__, (step.args, dict(step.kwargs)))
-        return _tensors(step.op(*args, **kwargs))
+        return _tensors(_any_strides(step.op)(*args, **kwargs))
 
     def _run_small(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
         """The operation of what stays, with zeros in its result for what does not."""
         op, args, kwargs = rewritten(step, self.small)
         args, kwargs = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
         results = []
-        for value, tensor in zip(step.outputs, _tensors(op(*args, **kwargs)), strict=True):
+        small = _tensors(_any_strides(op)(*args, **kwargs))
+        for value, tensor in zip(step.outputs, small, strict=True):
             for dim, stay in self.small.alive(value).items():
                 shape = list(tensor.shape)
                 shape[dim] = value.shape[dim]
@@ -86,6 +87,11 @@ class _Replay:
         for dim, stay in self.small.alive(value).items():
             tensor = tensor.index_select(dim, stay)
         return tensor
+
+
+def _any_strides(op: Any) -> Any:
+    """Tensors with zeros put into them lie otherwise in memory: a `view` may have to copy."""
+    return torch.ops.aten.reshape.default if op is torch.ops.aten.view.default else op
 
 
 def _tensors(results: Any) -> list[Tensor]:
