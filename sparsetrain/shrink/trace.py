@@ -7,6 +7,7 @@ channel that meets the model's input or output, or an operation without a rule, 
 group says why. Nothing is guessed.
 """
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sparsetrain.shrink.graph import Graph, Group, Member, ReLU
 from sparsetrain.shrink.labels import POSITION, Channels, Labels, Tracer
-from sparsetrain.shrink.record import Program, record
+from sparsetrain.shrink.record import Program, Value, record
 
 TURNS = 6  # attempts at choosing which part of a split dimension holds the channels
 Places = dict[int, dict[tuple[str, int], np.ndarray]]  # channel -> (tensor, dim) -> entries
@@ -49,6 +50,7 @@ def trace(model: nn.Module, sample: Any) -> Graph:
         {name: tuple(t.shape) for name, t in tensors.items()},
         frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
         relus,
+        *_activations(walk, owners),
         walk,
     )
 
@@ -169,3 +171,31 @@ def _owned(channels: Channels, owners: Owners, labels: Labels) -> dict[str, Tens
         if owner := owners.get(int(channels.of[label])):
             pairs[owner[0]].append((entry, owner[1]))
     return {name: torch.tensor(found).T for name, found in pairs.items()}
+
+
+def _activations(walk: Walk, owners: Owners) -> tuple[dict[str, int], int]:
+    """Entries of what the steps make of one sample: a channel's by group, and no channel's."""
+    entries: Counter[str] = Counter()
+    total = 0
+    for value in _kept_for_backward(walk):
+        size = math.prod(value.shape)
+        total += size
+        for labels in walk.tracer.dims[value]:
+            if labels is None or not len(labels):
+                continue
+            found, counts = np.unique(walk.channels.of[labels], return_counts=True)
+            for channel, count in zip(found.tolist(), counts.tolist(), strict=True):
+                if channel in owners:
+                    entries[owners[channel][0]] += size // len(labels) * count
+    batch, width = walk.tracer.batch, Counter(name for name, _ in owners.values())
+    owned = {name: n // (width[name] * batch) for name, n in entries.items()}
+    return owned, total // batch - sum(owned[name] * width[name] for name in owned)
+
+
+def _kept_for_backward(walk: Walk) -> set[Value]:
+    """What steps make anew: no views, nothing in place, nothing made of parameters alone."""
+    new: set[Value] = set()
+    for step in walk.program.steps:
+        if not any(r.alias_info for r in step.op._schema.returns):
+            new |= set(step.outputs)
+    return new - set(walk.tracer.origin)
