@@ -52,6 +52,20 @@ def kept_by_layer(kept: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
+def widths(groups: Mapping[str, tuple[int, int]]) -> Figure:
+    """Group -> channels before and kept, as bars below each other, as many as there are."""
+    figure = Figure(figsize=(7, 1.2 + 0.2 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    at = range(len(groups))
+    axes.barh(at, [width for width, _ in groups.values()], color="#dddddd", label="removed")
+    axes.barh(at, [kept for _, kept in groups.values()], color=COLOURS[0], label="kept")
+    axes.set_yticks(at, list(groups), fontsize=7)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    _label(axes, "channels of each group", "channels", "")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
 def speed_ups(speed: Mapping[str, Mapping[str, float]]) -> Figure:
     """Run -> {what: times as fast as dense}."""
     figure, [axes] = _figure(1)

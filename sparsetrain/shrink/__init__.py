@@ -8,6 +8,7 @@ from sparsetrain.shrink.graph import Layer as Layer
 from sparsetrain.shrink.graph import ReLU as ReLU
 from sparsetrain.shrink.plan import Plan as Plan
 from sparsetrain.shrink.plan import budget_of as budget_of
+from sparsetrain.shrink.plan import load_plan as load_plan
 from sparsetrain.shrink.plan import plan as plan
 from sparsetrain.shrink.plan import protected as protected
 from sparsetrain.shrink.record import arguments as arguments

@@ -68,7 +68,7 @@ def kept_channels(
 
 def best(graph: Graph, scores: Mapping[str, Tensor], widths: Widths) -> dict[str, Tensor]:
     """Group name -> the channels of the highest score, `[kept]` int64 ascending."""
-    return {g.name: _best(scores[g.name], widths[g.name]) for g in graph.free}
+    return {g.name: best_of(scores[g.name], widths[g.name]) for g in graph.free}
 
 
 def allowed(graph: Graph, wanted: Mapping[str, float], limits: Limits) -> dict[str, int]:
@@ -108,5 +108,6 @@ def _widened(
     return widths
 
 
-def _best(score: Tensor, keep: int) -> Tensor:
+def best_of(score: Tensor, keep: int) -> Tensor:
+    """The channels of the highest score, ascending; of equal ones the lower."""
     return score.double().argsort(descending=True, stable=True)[:keep].sort().values

@@ -1,11 +1,13 @@
 """Plan a removal of channels, look at it, prove it, carry it out."""
 
 import io
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -13,8 +15,10 @@ from torch.optim import Optimizer
 
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
+from sparsetrain.shrink import plan_file, plan_report
 from sparsetrain.shrink.apply import Attachments, Cut, cut_channels
 from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect
 from sparsetrain.shrink.trace import trace
 
@@ -30,6 +34,7 @@ class Plan:
     graph: Graph
     scores: Mapping[str, Tensor]  # group name -> `[width]` worth of each channel
     kept: Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
+    asked: str = ""  # what the budget was, where widths do not meet it exactly
 
     @property
     def widths(self) -> dict[str, int]:
@@ -37,9 +42,8 @@ class Plan:
         return {name: len(kept) for name, kept in self.kept.items()}
 
     def share(self, what: str) -> float:
-        """Share of "flops", "parameters" or "channels" that is kept, in 0-1."""
-        cost = budgets.COSTS[what]
-        return cost(self.graph, self.widths) / cost(self.graph, {})
+        """Share of "flops", "parameters", "channels" or "memory" that is kept, in 0-1."""
+        return plan_report.share(self.graph, self.widths, what)
 
     def apply(
         self,
@@ -98,18 +102,56 @@ class Plan:
 
     def table(self) -> Table:
         """One row a group: what goes, what stays, what cannot go and why."""
-        shares = ", ".join(f"{100 * self.share(w):.1f}% of the {w}" for w in budgets.COSTS)
-        caption = f"keeps {shares}"
-        table = Table("channels of", caption=caption, caption_style="", min_width=len(caption))
-        for heading in ("width", "kept"):
-            table.add_column(heading, justify="right")
-        table.add_column("why")
-        for group in self.graph.groups:
-            if all(m.tensor not in self.graph.trainable for m in group.members):
-                continue
-            kept = str(len(self.kept[group.name])) if group.fixed is None else "all"
-            table.add_row(group.name, str(group.width), kept, group.fixed or "")
-        return table
+        return plan_report.table(self.graph, self.widths, self.asked)
+
+    def report(self) -> list[Line]:
+        """What happens to every layer: pruned, protected, or not prunable and why."""
+        return plan_report.lines(self.model, self.graph, self.widths)
+
+    def plot(self) -> Figure:
+        """A picture of what is kept in each group; `plan.plot().savefig(path)`."""
+        return plan_report.picture(self.graph, self.widths)
+
+    def keeping(self, kept: Mapping[str, int | Sequence[int] | Tensor]) -> "Plan":
+        """The same plan with other channels in some groups.
+
+        Args:
+            kept: group name -> how many channels stay (the best by score), or their numbers.
+
+        Raises:
+            ValueError: an unknown group, or channels that it does not have.
+        """
+        changed = dict(self.kept)
+        for name, stay in kept.items():
+            if name not in changed:
+                raise unknown("group of channels that may go", name, changed, listed=False)
+            group = self.graph[name]
+            if isinstance(stay, int):
+                if not 1 <= stay <= group.width:
+                    raise ValueError(f"plan: {name} keeps 1 to {group.width} channels, got {stay}")
+                stay = budgets.best_of(self.scores[name], stay)
+            changed[name] = plan_file.checked(group, stay)
+        return replace(self, kept=changed, asked="")
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; `load_plan` reads it."""
+        plan_file.write(Path(path), type(self.model).__name__, self.kept, self.graph)
+
+
+def load_plan(
+    path: str | Path, model: nn.Module, sample: Any, *, graph: Graph | None = None
+) -> Plan:
+    """The plan that `Plan.save` wrote, for a model as it was then; edited by hand, if you like.
+
+    Raises:
+        ValueError: the file is no plan, or not one of this model.
+    """
+    graph = trace(model, sample) if graph is None else graph
+    kept = plan_file.read(Path(path), graph)
+    scores = {name: torch.zeros(graph[name].width) for name in kept}
+    for name, stay in kept.items():
+        scores[name][stay] = 1
+    return Plan(model, sample, graph, scores, kept)
 
 
 def plan(
@@ -120,10 +162,12 @@ def plan(
     flops: float | None = None,
     parameters: float | None = None,
     channels: float | None = None,
+    memory: float | None = None,
     widths: Mapping[str, float] | None = None,
     round_to: int | None = None,
     min_channels: int = 1,
     protect: Collection[str] = (),
+    frozen: str = "prune",
     graph: Graph | None = None,
 ) -> Plan:
     """Choose which channels of `model` go so that at most a given share of its cost stays.
@@ -132,22 +176,24 @@ def plan(
         model: any module that `torch.export` can trace; left as it was.
         sample: one input of the model, or a tuple or dict of them.
         score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
-        flops, parameters, channels: the share to keep, in (0, 1]; exactly one of them, or
+        flops, parameters, channels, memory: the share to keep, in (0, 1]; exactly one of them, or
         widths: channels to keep, by group, rounded to the nearest width that is allowed; groups
             that are not named keep all.
         round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
             with AVX-512, else 8. Below 8, beware of channels_last: `config.check_layout`.
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
+        frozen: "prune" or "protect" layers whose parameters require no gradient.
         graph: what `trace(model, sample)` returns, where it is at hand.
 
     Raises:
         ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
             name in `protect` or `widths`, or a budget that would empty a layer.
     """
-    shares = {"flops": flops, "parameters": parameters, "channels": channels, "widths": widths}
-    what, share = budget_of("plan", shares)
+    shares = {"flops": flops, "parameters": parameters, "channels": channels, "memory": memory}
+    what, share = budget_of("plan", shares | {"widths": widths})
     graph = protected(trace(model, sample) if graph is None else graph, model, protect)
+    graph = _with_frozen(graph, model, frozen)
     if not graph.free:
         raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
     unit = default_round_to(model) if round_to is None else round_to
@@ -169,7 +215,10 @@ def plan(
     scores = _checked(score(model, graph), graph)
     at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
     kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
-    return Plan(model, sample, graph, scores, kept)
+    reached = cost(graph, {name: len(stay) for name, stay in kept.items()}) / whole
+    met = f"asked {100 * share:g}% of the {what}, the nearest below is {100 * reached:.2f}%"
+    asked = "" if reached == share else met
+    return Plan(model, sample, graph, scores, kept, asked)
 
 
 def default_round_to(model: nn.Module) -> int:
@@ -200,6 +249,15 @@ def protected(graph: Graph, model: nn.Module, protect: Collection[str]) -> Graph
         lambda member: any(f"{member.tensor}.".startswith(f"{name}.") for name in protect),
         "it is protected",
     )
+
+
+def _with_frozen(graph: Graph, model: nn.Module, frozen: str) -> Graph:
+    if frozen not in ("prune", "protect"):
+        raise ValueError(f'plan: frozen must be "prune" or "protect", got {frozen!r}')
+    if frozen == "prune":
+        return graph
+    still = {n for n, p in model.named_parameters() if not p.requires_grad}
+    return graph.fixing(lambda member: member.tensor in still, "it is frozen")
 
 
 def _reasons(graph: Graph) -> str:

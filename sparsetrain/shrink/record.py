@@ -189,9 +189,9 @@ def _without_fast_paths() -> Iterator[None]:
 
 
 def _line() -> str:
-    """Where the model's own code stands: the innermost line outside torch and this file."""
+    """The innermost line of the model's own code: outside torch, inside the call."""
     frame = sys._getframe(2)
-    while frame is not None:
+    while frame is not None and frame.f_code is not record.__code__:
         path = frame.f_code.co_filename
         if not path.startswith(TORCH) and path != __file__:
             return f"{Path(path).name}:{frame.f_lineno}"
