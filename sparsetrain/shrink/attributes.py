@@ -27,7 +27,7 @@ Sizes = dict[nn.Module, dict[str, Any]]  # module -> attribute -> what it shall 
 
 def tensor_sizes(module: nn.Module) -> dict[str, Any]:
     """What a layer of torch says of itself, from its tensors."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.modules.conv._ConvNd):
         return _convolution(module)
     if isinstance(module, nn.Linear):

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain.modes import quietly
 
-TORCH = str(Path(torch.__file__).parent)
+TORCH = str(Path(str(torch.__file__)).parent)
 
 
 @dataclass(eq=False)
@@ -130,7 +130,7 @@ class _Recorder(TorchDispatchMode):
             self.program.inputs.append(self._new(tensor))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        before = tree_map_only(Tensor, self.value, (args, kwargs or {}))
+        given, named = tree_map_only(Tensor, self.value, (args, kwargs or {}))
         results = func(*args, **(kwargs or {}))
         outputs = [
             self._known.get(t) or self._new(t)
@@ -138,7 +138,7 @@ class _Recorder(TorchDispatchMode):
             if isinstance(t, Tensor)
         ]
         scope = self._scope[-1] if self._scope else ""
-        self.program.steps.append(Step(func, *before, outputs, scope, _line()))
+        self.program.steps.append(Step(func, given, named, outputs, scope, _line()))
         return results
 
     def value(self, tensor: Tensor) -> Value:

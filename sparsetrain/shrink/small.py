@@ -19,6 +19,7 @@ class Small:
         for name, by_dim in stays.items():
             for dim, stay in by_dim.items() if name in walk.tracer.tensors else ():
                 labels = walk.tracer.tensors[name][dim]
+                assert labels is not None
                 dead = np.ones(len(labels), dtype=bool)
                 dead[stay.numpy()] = False
                 self._gone[walk.channels.of[labels[dead]]] = True

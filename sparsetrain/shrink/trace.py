@@ -73,19 +73,19 @@ def follow(program: Program) -> Walk:
     from sparsetrain.shrink.rules import apply_rule  # the rules import this package
 
     choices: dict[tuple[int, int], int] = {}
-    for _ in range(TURNS):
+    turn = 0
+    while True:
         tracer = Tracer(_batch(program), choices)
         _begin(tracer, program)
         for tracer.step, step in enumerate(program.steps):
             apply_rule(tracer, step)
         tracer.fix_all(program.outputs, "it is the model's output")
-        channels = tracer.solve()
+        channels, turn = tracer.solve(), turn + 1
         stuck = [s for s in tracer.splits if channels.fixed(s.labels)]
         again = {s.key: s.chosen + 1 for s in stuck if s.chosen + 1 < s.candidates}
-        if not again:
-            break
+        if not again or turn == TURNS:
+            return Walk(program, tracer, channels)
         choices = {**choices, **again}
-    return Walk(program, tracer, channels)
 
 
 def _begin(tracer: Tracer, program: Program) -> None:

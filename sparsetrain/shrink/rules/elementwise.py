@@ -1,7 +1,5 @@
 """Operations on entries that stand at the same place."""
 
-import torch
-
 from sparsetrain.shrink.labels import Dims, Tracer
 from sparsetrain.shrink.record import Step
 from sparsetrain.shrink.rules.registry import RULES, rule, untracked
@@ -68,6 +66,3 @@ def made(t: Tracer, step: Step) -> Dims:
 )
 def numbers(t: Tracer, step: Step) -> Dims:
     return untracked(step.outputs[0])
-
-
-_ = torch

@@ -1,25 +1,25 @@
 """The table of rules, and what they share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from sparsetrain.shrink.labels import Dims, Tracer
 from sparsetrain.shrink.record import Step, Value
 
 Rule = Callable[[Tracer, Step], Dims | list[Dims]]
 RULES: dict[Any, Rule] = {}  # an OpOverloadPacket -> its rule
+R = TypeVar("R", bound=Rule)
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[R], R]:
     """Register the rule of operations: "aten::relu", or "namespace::name" of a custom one.
 
     A name that this torch does not have is passed over.
     """
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         for name in names:
             namespace, _, op = name.rpartition("::")
             packets = getattr(torch.ops, namespace or "aten")
@@ -37,12 +37,17 @@ def apply_rule(tracer: Tracer, step: Step) -> None:
     found = RULES.get(step.op.overloadpacket)
     if found is None and torch.Tag.pointwise in step.op.tags:
         found = RULES["pointwise"]
-    dims = (found or _unknown)(tracer, step)
-    each = dims if step.outputs and dims and isinstance(dims[0], list) else [dims]
+    each = _each((found or _unknown)(tracer, step))
     _origins(tracer, step)
     for i, value in enumerate(step.outputs):
         tracer.dims[value] = each[i] if i < len(each) else untracked(value)
         assert len(tracer.dims[value]) == len(value.shape), step
+
+
+def _each(dims: Dims | list[Dims]) -> list[Dims]:
+    """Lists of labels for all results, from a rule's answer for one or for several."""
+    several = bool(dims) and isinstance(dims[0], list)
+    return dims if several else [dims]  # type: ignore[return-value, list-item]
 
 
 def _origins(tracer: Tracer, step: Step) -> None:
@@ -53,9 +58,9 @@ def _origins(tracer: Tracer, step: Step) -> None:
             tracer.origin.setdefault(value, name)
 
 
-def _unknown(tracer: Tracer, step: Step) -> Dims:
+def _unknown(tracer: Tracer, step: Step) -> list[Dims]:
     tracer.fix_all(step.values, f"there is no rule for {step}")
-    return [untracked(value) for value in step.outputs]  # type: ignore[return-value]
+    return [untracked(value) for value in step.outputs]
 
 
 def untracked(value: Value) -> Dims:
@@ -71,6 +76,3 @@ def many(dims: Any, rank: int) -> list[int]:
     if dims is None or (not isinstance(dims, int) and not len(dims)):
         return list(range(rank))
     return [positive(d, rank) for d in ([dims] if isinstance(dims, int) else dims)]
-
-
-__all__ = ["RULES", "Tensor", "apply_rule", "many", "positive", "rule", "untracked"]

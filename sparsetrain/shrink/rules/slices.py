@@ -53,9 +53,9 @@ def slice_(t: Tracer, step: Step) -> Dims:
     x = step.values[0]
     dims = list(t.dims[x])
     dim = positive(step.arg(1, "dim", 0), len(dims))
-    if dims[dim] is not None:
+    if (labels := dims[dim]) is not None:
         start, end = step.arg(2, "start"), step.arg(3, "end")
-        dims[dim] = dims[dim][start : end : step.arg(4, "step", 1)]
+        dims[dim] = labels[start : end : step.arg(4, "step", 1)]
     return dims
 
 
@@ -63,8 +63,8 @@ def slice_(t: Tracer, step: Step) -> Dims:
 def narrow(t: Tracer, step: Step) -> Dims:
     dims = list(t.dims[step.values[0]])
     dim, start, length = (step.arg(i, n) for i, n in enumerate(("dim", "start", "length"), 1))
-    if dims[dim] is not None:
-        dims[dim] = dims[dim][start : start + length]
+    if (labels := dims[dim]) is not None:
+        dims[dim] = labels[start : start + length]
     return dims
 
 
@@ -121,19 +121,19 @@ def index(t: Tracer, step: Step) -> Dims:
 @rule("constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d", "reflection_pad1d")
 def pad(t: Tracer, step: Step) -> Dims:
     """Channels of zeros are as many as what they meet; padded positions are none."""
-    x, out = step.values[0], step.outputs[0]
+    x = step.values[0]
     amounts = list(step.arg(1, "pad"))
     dims = list(t.dims[x])
     for i in range(len(amounts) // 2):
         d, (left, right) = len(dims) - 1 - i, amounts[2 * i : 2 * i + 2]
-        if (left, right) == (0, 0) or dims[d] is None:
+        labels = dims[d]
+        if (left, right) == (0, 0) or labels is None:
             continue
         if left < 0 or right < 0:
-            t.fix(dims[d], f"{step} crops it")
+            t.fix(labels, f"{step} crops it")
             dims[d] = None
         else:
-            dims[d] = np.concatenate([t.fresh(left), dims[d], t.fresh(right)])
-            assert len(dims[d]) == out.shape[d]
+            dims[d] = np.concatenate([t.fresh(left), labels, t.fresh(right)])
     return dims
 
 
