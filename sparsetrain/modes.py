@@ -9,11 +9,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 
 @contextmanager
-def quietly(model: nn.Module, training: bool) -> Iterator[None]:
+def quietly(model: nn.Module, training: bool, seed: int | None = None) -> Iterator[None]:
     """Train or eval mode for a while, always without dropout.
 
-    Afterwards every module's mode, every buffer (running statistics) and the state of the random
-    number generators are as they were.
+    With a `seed`, what the model draws is the same every time. Afterwards every module's mode,
+    every buffer (running statistics) and the random number generators are as they were.
     """
     modes = {module: module.training for module in model.modules()}
     statistics = [(b, b.clone()) for b in model.buffers()] if training else []
@@ -24,6 +24,8 @@ def quietly(model: nn.Module, training: bool) -> Iterator[None]:
             if isinstance(module, _DropoutNd):
                 module.eval()
         with torch.random.fork_rng(devices):
+            if seed is not None:
+                torch.manual_seed(seed)
             yield
     finally:
         for module, mode in modes.items():

@@ -18,10 +18,12 @@ from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
 from sparsetrain.shrink.apply import Attachments, Cut, cut_channels
 from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.graph_module import graph_module
 from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect
 from sparsetrain.shrink.trace import trace
 
+AS_GRAPH = "apply(as_graph=True) helps where its code mentions a width that went"
 Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
 
 
@@ -51,7 +53,8 @@ class Plan:
         ema: nn.Module | None = None,
         masks: dict[str, Tensor] | None = None,
         verify: bool = True,
-    ) -> None:
+        as_graph: bool = False,
+    ) -> nn.Module:
         """Remove the channels for real, in place, from the model and all that goes with it.
 
         Args:
@@ -60,21 +63,32 @@ class Plan:
             masks: parameter name -> bool mask of the parameter's shape.
             verify: prove on the sample that the outputs equal those of the masked model; if they
                 do not, everything is put back.
+            as_graph: return a `torch.fx.GraphModule` of the operations that ran on the sample in
+                evaluation mode, for a model whose own code mentions a width that goes. It holds
+                the model's parameters and buffers, the same objects under the same names.
+
+        Returns:
+            The model, or the graph module.
 
         Raises:
             RuntimeError: the shrunk model does not compute what the masked model computes.
         """
         attached = Attachments(optimizer, ema, masks or {})
         proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
+        shrunk = self._graph_module() if as_graph else self.model
         cut = cut_channels(self.model, self.graph, self.kept, attached)
         if proof is not None:
-            self._check(cut, proof)
+            self._check(cut, proof, shrunk)
+        return shrunk
 
-    def verify(self) -> float:
+    def verify(self, as_graph: bool = False) -> float:
         """Prove the plan and leave the model as it was.
 
         Compares outputs in evaluation mode, and outputs and every gradient in training mode, of
         the shrunk model with those of the model that has the removed channels masked.
+
+        Args:
+            as_graph: prove what `apply(as_graph=True)` returns.
 
         Returns:
             The largest error, relative to the largest entry of what is compared.
@@ -83,16 +97,22 @@ class Plan:
             RuntimeError: they differ by more than rounding, or the shrunk model does not run.
         """
         proof = expect(self.model, self.graph, self.kept, self.sample, training=True)
+        shrunk = self._graph_module() if as_graph else self.model
         cut = cut_channels(self.model, self.graph, self.kept, Attachments())
-        error = self._check(cut, proof)
+        error = self._check(cut, proof, shrunk)
         cut.undo()
         return error
 
-    def _check(self, cut: Cut, proof: Proof) -> float:
+    def _graph_module(self) -> nn.Module:
+        return graph_module(self.model, self.sample, self.graph, self.kept)
+
+    def _check(self, cut: Cut, proof: Proof, shrunk: nn.Module) -> float:
         try:
-            return proof.check(self.model)
-        except BaseException:
+            return proof.check(shrunk)
+        except BaseException as problem:
             cut.undo()
+            if isinstance(problem, RuntimeError) and shrunk is self.model:
+                raise RuntimeError(f"{problem}; {AS_GRAPH}") from problem
             raise
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsetrain.modes import quietly
 from sparsetrain.shrink.apply import Kept, entries
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.record import arguments, record, tensors_of
+from sparsetrain.shrink.record import SEED, arguments, record, tensors_of
 from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import follow
@@ -57,7 +57,7 @@ def expect(
 ) -> Proof:
     """Compute what the shrunk model must compute; the model is left as it was."""
     stays = entries(graph, kept)
-    with torch.no_grad():
+    with torch.no_grad(), quietly(model, False, SEED):
         outputs = replay(graph.walk or follow(record(model, sample)), model, sample, stays)
     trained = _expect_trained(model, sample, stays) if training else None
     return Proof(sample, _floating(outputs), trained)
@@ -68,7 +68,7 @@ def _expect_trained(
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     walk = follow(record(model, sample, training=True))
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
+    with torch.enable_grad(), quietly(model, True, SEED):
         outputs = _floating(replay(walk, model, sample, stays))
         gradients = _gradients(outputs, wanted)
     kept = {n: _kept(g, stays.get(n, {})) for n, g in gradients.items()}
@@ -83,14 +83,14 @@ def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
 
 def _outputs(model: nn.Module, sample: Any) -> list[Tensor]:
     args, kwargs = arguments(sample)
-    with torch.no_grad(), quietly(model, training=False):
+    with torch.no_grad(), quietly(model, False, SEED):
         return _floating(tensors_of(model(*args, **kwargs)))
 
 
 def _trained(model: nn.Module, sample: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
     args, kwargs = arguments(sample)
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    with torch.enable_grad(), quietly(model, training=True):
+    with torch.enable_grad(), quietly(model, True, SEED):
         outputs = _floating(tensors_of(model(*args, **kwargs)))
         gradients = _gradients(outputs, wanted)
     return [o.detach() for o in outputs], gradients

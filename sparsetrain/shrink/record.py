@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain.modes import quietly
 
+SEED = 0  # of what a model draws while it is looked at: the same in all its runs
 TORCH = str(Path(str(torch.__file__)).parent)
 
 
@@ -68,6 +69,7 @@ class Program:
     steps: list[Step] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    returned: tuple[list[Any], TreeSpec] | None = None  # leaves, with a Value for each tensor
     tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
 
 
@@ -86,7 +88,7 @@ def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
         with (
             torch.no_grad(),
             _without_fast_paths(),
-            quietly(model, training),
+            quietly(model, training, SEED),
             recorder.scopes(model),
             recorder,
         ):
@@ -96,7 +98,7 @@ def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
         raise ValueError(
             f"plan: {type(model).__name__} does not run on this sample: {reason}"
         ) from error
-    recorder.program.outputs = [recorder.value(t) for t in tensors_of(output)]
+    recorder.returns(output)
     return recorder.program
 
 
@@ -109,13 +111,15 @@ def arguments(sample: Any) -> tuple[tuple, dict]:
 
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors in what a model returns: in tuples, dicts, and objects that hold them."""
-    found = []
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type):
-            found += [t for t in vars(leaf).values() if isinstance(t, Tensor)]
-    return found
+    return [tensor for leaf in tree_leaves(output) for tensor in _held(leaf)]
+
+
+def _held(leaf: Any) -> list[Tensor]:
+    if isinstance(leaf, Tensor):
+        return [leaf]
+    if hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type):
+        return [t for t in vars(leaf).values() if isinstance(t, Tensor)]
+    return []
 
 
 class _Recorder(TorchDispatchMode):
@@ -150,6 +154,18 @@ class _Recorder(TorchDispatchMode):
         elif value.name is not None:
             self.program.tensors.setdefault(value.name, value)
         return value
+
+    def returns(self, output: Any) -> None:
+        """Note what the model returned; an object is as good as a tuple of its tensors."""
+        leaves, structure = tree_flatten(output)
+        found: list[Any] = []
+        for leaf in leaves:
+            values = [self.value(t) for t in _held(leaf)]
+            self.program.outputs += values
+            plain = leaf is None or isinstance(leaf, bool | int | float | str)
+            one = values[0] if isinstance(leaf, Tensor) else tuple(values)
+            found.append(leaf if plain else one)
+        self.program.returned = found, structure
 
     def _new(self, tensor: Tensor) -> Value:
         value = self._known[tensor] = Value(tuple(tensor.shape), tensor.dtype)

@@ -53,8 +53,9 @@ def _convolution(step: Step, small: Small) -> Call:
 
 
 def _shape(step: Step, small: Small) -> Call:
-    """The argument after the tensor is the result's shape."""
-    return _with(step, {(1, "size"): small.shape(step.outputs[0])})
+    """The argument after the tensor is the result's shape, in which -1 is for torch to find."""
+    sizes = zip(step.arg(1, "size"), small.shape(step.outputs[0]), strict=True)
+    return _with(step, {(1, "size"): [-1 if old == -1 else new for old, new in sizes]})
 
 
 def _made(step: Step, small: Small) -> Call:
@@ -62,18 +63,26 @@ def _made(step: Step, small: Small) -> Call:
 
 
 def _slice(step: Step, small: Small) -> Call:
-    dim = step.arg(1, "dim", 0) % len(step.args[0].shape)
-    alive = small.alive(step.args[0]).get(dim)
+    """Of what stays, the part that the slice took: a slice again, or else its places."""
+    x, every = step.args[0], step.arg(4, "step", 1)
+    dim = step.arg(1, "dim", 0) % len(x.shape)
+    alive = small.alive(x).get(dim)
     if alive is None:
         return step.op, step.args, dict(step.kwargs)
-    size = step.args[0].shape[dim]
-    start, end, _ = slice(step.arg(2, "start"), step.arg(3, "end")).indices(size)
-    first, last = (int((alive < place).sum()) for place in (start, end))
-    return step.op, (step.args[0], dim, first, last, step.arg(4, "step", 1)), {}
+    wanted = range(*slice(step.arg(2, "start"), step.arg(3, "end"), every).indices(x.shape[dim]))
+    places = [i for i, entry in enumerate(alive.tolist()) if entry in wanted]
+    if not places:
+        return aten.slice.Tensor, (x, dim, 0, 0), {}
+    gap = places[1] - places[0] if len(places) > 1 else 1
+    if places == list(range(places[0], places[-1] + 1, gap)):
+        return aten.slice.Tensor, (x, dim, places[0], places[-1] + 1, gap), {}
+    return aten.index_select.default, (x, dim, torch.tensor(places)), {}
 
 
 def _split(step: Step, small: Small) -> Call:
     dim = step.arg(2, "dim", 0) % len(step.args[0].shape)
+    if dim not in small.alive(step.args[0]):
+        return step.op, step.args, dict(step.kwargs)
     sizes = [small.shape(part)[dim] for part in step.outputs]
     return aten.split_with_sizes.default, (step.args[0], sizes, dim), {}
 
@@ -99,8 +108,10 @@ REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "convolution": _convolution,
     "slice": _slice,
     "constant_pad_nd": _pad,
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "expand"), _shape),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "view_copy"), _shape),
+    **dict.fromkeys(("expand", "expand_copy", "broadcast_to", "resize_"), _shape),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _shape),
     **dict.fromkeys(("zeros", "ones", "full", "empty"), _made),
-    **dict.fromkeys(("split", "unsafe_split", "split_with_sizes", "chunk"), _split),
+    **dict.fromkeys(("split", "unsafe_split", "split_with_sizes"), _split),
+    **dict.fromkeys(("chunk", "unsafe_chunk", "unsafe_split_with_sizes"), _split),
 }
