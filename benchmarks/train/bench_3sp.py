@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from sparsetrain import models, plan, plots
 from sparsetrain.bench.networks import Network, infer_thunk, train_thunk
-from sparsetrain.bench.timing import machine, milliseconds
+from sparsetrain.bench.timing import milliseconds
+from sparsetrain.machine import machine
 from sparsetrain.data import load
 from sparsetrain.scores import ThreeSP
 
