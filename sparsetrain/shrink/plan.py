@@ -19,6 +19,7 @@ from sparsetrain.shrink import plan_file, plan_report
 from sparsetrain.shrink.apply import Attachments, Cut, cut_channels
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import graph_module
+from sparsetrain.shrink.latency import search
 from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect
 from sparsetrain.shrink.trace import trace
@@ -183,6 +184,7 @@ def plan(
     parameters: float | None = None,
     channels: float | None = None,
     memory: float | None = None,
+    latency: float | None = None,
     widths: Mapping[str, float] | None = None,
     round_to: int | None = None,
     min_channels: int = 1,
@@ -197,6 +199,7 @@ def plan(
         sample: one input of the model, or a tuple or dict of them.
         score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
         flops, parameters, channels, memory: the share to keep, in (0, 1]; exactly one of them, or
+        latency: the share of the time of a call on the sample, measured on this device, or
         widths: channels to keep, by group, rounded to the nearest width that is allowed; groups
             that are not named keep all.
         round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
@@ -211,7 +214,7 @@ def plan(
             name in `protect` or `widths`, or a budget that would empty a layer.
     """
     shares = {"flops": flops, "parameters": parameters, "channels": channels, "memory": memory}
-    what, share = budget_of("plan", shares | {"widths": widths})
+    what, share = budget_of("plan", shares | {"latency": latency, "widths": widths})
     graph = protected(trace(model, sample) if graph is None else graph, model, protect)
     graph = _with_frozen(graph, model, frozen)
     if not graph.free:
@@ -224,6 +227,11 @@ def plan(
         allowed = budgets.allowed(graph, widths, limits)
         scores = _checked(score(model, graph), graph)
         return Plan(model, sample, graph, scores, budgets.best(graph, scores, allowed))
+    if latency is not None:
+        scores = _checked(score(model, graph), graph)
+        found = search(model, sample, graph, scores, limits, latency)
+        asked = f"asked {100 * latency:g}% of the latency, measured {100 * found.share:.1f}%"
+        return Plan(model, sample, graph, scores, found.kept, asked)
     cost, whole = budgets.COSTS[what], budgets.COSTS[what](graph, {})
     least = cost(graph, budgets.narrowest(graph, limits)) / whole
     if least > share:

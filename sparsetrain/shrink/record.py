@@ -33,6 +33,7 @@ class Value:
     dtype: torch.dtype
     name: str | None = None  # of the parameter or buffer that it is
     held: Tensor | None = None  # a constant: its data, that no recorded operation made
+    channels_last: bool = False
 
 
 @dataclass(eq=False)
@@ -129,7 +130,8 @@ class _Recorder(TorchDispatchMode):
         self._known = WeakTensorKeyDictionary()
         self._scope: list[str] = []
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            self._known.setdefault(tensor, Value(tuple(tensor.shape), tensor.dtype, name))
+            if tensor not in self._known:
+                self._new(tensor, name)
         for tensor in tensors_of(inputs):
             self.program.inputs.append(self._new(tensor))
 
@@ -167,8 +169,11 @@ class _Recorder(TorchDispatchMode):
             found.append(leaf if plain else one)
         self.program.returned = found, structure
 
-    def _new(self, tensor: Tensor) -> Value:
-        value = self._known[tensor] = Value(tuple(tensor.shape), tensor.dtype)
+    def _new(self, tensor: Tensor, name: str | None = None) -> Value:
+        last = tensor.dim() == 4 and not tensor.is_contiguous()
+        last = last and tensor.is_contiguous(memory_format=torch.channels_last)
+        value = Value(tuple(tensor.shape), tensor.dtype, name, channels_last=last)
+        self._known[tensor] = value
         return value
 
     @contextmanager
