@@ -29,7 +29,7 @@ LAYERS = [  # bottom first
     {"bench", "config"},
     {"execution"},
     {"runs"},
-    {"train", "report", "doctor"},
+    {"train", "report", "doctor", "inspection"},
     {"demo", "compare"},
     {"cli"},
     {"__main__"},

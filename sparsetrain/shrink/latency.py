@@ -74,7 +74,7 @@ class Latency:
         self.fixed = 0.0  # ms of operations that no group changes
         self.steps: list[Timed] = []
         for step in graph.walk.program.steps:
-            if not any(r.alias_info for r in step.op._schema.returns):
+            if _computes(step):
                 self._time(step, cache)
         cache.write()
         self.of_group: dict[str, list[Timed]] = defaultdict(list)
@@ -139,6 +139,21 @@ class Latency:
             old = stays.setdefault(member.tensor, {}).get(member.dim, torch.arange(size))
             stays[member.tensor][member.dim] = old[~torch.isin(old, gone)]
         return Small(self.graph.walk, stays)
+
+
+def times(graph: Graph, cache: Cache) -> list[tuple[str, float]]:
+    """(module, ms) of every operation that computes something, at full width."""
+    whole = Small(graph.walk, {})
+    found = [
+        (s.module, _call_ms(s, whole, cache)) for s in graph.walk.program.steps if _computes(s)
+    ]
+    cache.write()
+    return found
+
+
+def _computes(step: Step) -> bool:
+    """Whether it makes anything anew: no view, nothing in place."""
+    return not any(r.alias_info for r in step.op._schema.returns)
 
 
 def _groups_of_channels(graph: Graph) -> np.ndarray:
