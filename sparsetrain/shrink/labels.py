@@ -106,8 +106,8 @@ class Tracer:
         edges = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(self._count, self._count))
         count, channel = connected_components(edges, directed=False)
         reason = np.full(count, len(self._fixes))
-        for i, (labels, _) in enumerate(self._fixes):
-            np.minimum.at(reason, channel[labels], i)
+        for i, (labels, _) in reversed(list(enumerate(self._fixes))):
+            reason[channel[labels]] = i  # the first reason is the one that is told
         texts = [why for _, why in self._fixes]
         reasons = {int(c): texts[reason[c]] for c in np.flatnonzero(reason < len(texts))}
         return Channels(channel, reasons)

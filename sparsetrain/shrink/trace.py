@@ -8,21 +8,18 @@ group says why. Nothing is guessed.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparsetrain.shrink.graph import Graph, Group, Member, ReLU
-from sparsetrain.shrink.labels import POSITION, Channels, Labels, Tracer
+from sparsetrain.shrink.graph import Graph, ReLU
+from sparsetrain.shrink.groups import Owners, groups_of
+from sparsetrain.shrink.labels import Channels, Tracer
 from sparsetrain.shrink.record import Program, Value, record
 
 TURNS = 6  # attempts at choosing which part of a split dimension holds the channels
-Places = dict[int, dict[tuple[str, int], np.ndarray]]  # channel -> (tensor, dim) -> entries
-Owners = dict[int, tuple[str, int]]  # channel -> group name, place in the group
 
 
 def trace(model: nn.Module, sample: Any) -> Graph:
@@ -38,10 +35,9 @@ def trace(model: nn.Module, sample: Any) -> Graph:
     walk = follow(record(model, sample))
     tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    places = _places(tracer, channels)
-    groups, owners = _groups(places, tracer, channels)
+    groups, owners = groups_of(tracer, channels)
     relus = tuple(
-        ReLU(module, dim, 0 if labels is None else len(labels), _owned(channels, owners, labels))
+        ReLU(module, dim, 0 if labels is None else len(labels), owners.places(channels, labels))
         for module, dim, labels in tracer.relus
     )
     return Graph(
@@ -108,71 +104,6 @@ def _batch(program: Program) -> int:
     return 1 if first is None else max(first.shape[0], 1)
 
 
-def _places(tracer: Tracer, channels: Channels) -> Places:
-    """Channel -> {(tensor, dim): entries that are its, ascending}."""
-    places: Places = defaultdict(dict)
-    for name, dims in tracer.tensors.items():
-        for dim, labels in enumerate(dims):
-            if labels is None or not len(labels):
-                continue
-            of = channels.of[labels]
-            order = of.argsort(kind="stable")
-            starts = np.flatnonzero(np.diff(of[order])) + 1
-            for entries in np.split(order, starts):
-                places[int(of[entries[0]])][name, dim] = entries
-    return places
-
-
-def _groups(places: Places, tracer: Tracer, channels: Channels) -> tuple[tuple[Group, ...], Owners]:
-    by_signature: dict[tuple, list[int]] = defaultdict(list)
-    for channel, where in places.items():
-        reason = channels.reasons.get(channel)
-        if reason != POSITION:
-            signature = tuple((key, len(entries)) for key, entries in where.items())
-            by_signature[(signature, reason)].append(channel)
-    groups: list[Group] = []
-    owners: Owners = {}
-    taken: Counter[str] = Counter()
-    for (signature, fixed), found in by_signature.items():
-        members = tuple(
-            Member(
-                tensor,
-                dim,
-                torch.from_numpy(np.stack([places[c][tensor, dim] for c in found])),
-                (tensor, dim) in tracer.consumed,
-            )
-            for (tensor, dim), _ in signature
-        )
-        group = _named(members, fixed, len(found), taken)
-        groups.append(group)
-        owners |= {channel: (group.name, j) for j, channel in enumerate(found)}
-    return tuple(groups), owners
-
-
-def _named(
-    members: tuple[Member, ...], fixed: str | None, width: int, taken: Counter[str]
-) -> Group:
-    made = [m for m in members if not m.consumes]
-    if fixed is None and not made:
-        fixed = "nothing in the model produces it"
-    if fixed is None and not any(m.consumes for m in members):
-        fixed = "no layer reads it"
-    name = (made or list(members))[0].tensor.removesuffix(".weight")
-    name += "" if made else " (input)"
-    taken[name] += 1
-    number = taken[name]
-    return Group(f"{name}#{number}" if number > 1 else name, width, members, fixed)
-
-
-def _owned(channels: Channels, owners: Owners, labels: Labels) -> dict[str, Tensor]:
-    """Group name -> `[2, n]`: entries with these labels, and the channels that they belong to."""
-    pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for entry, label in enumerate([] if labels is None else labels.tolist()):
-        if owner := owners.get(int(channels.of[label])):
-            pairs[owner[0]].append((entry, owner[1]))
-    return {name: torch.tensor(found).T for name, found in pairs.items()}
-
-
 def _activations(walk: Walk, owners: Owners) -> tuple[dict[str, int], int]:
     """Entries of what the steps make of one sample: a channel's by group, and no channel's."""
     entries: Counter[str] = Counter()
@@ -183,11 +114,9 @@ def _activations(walk: Walk, owners: Owners) -> tuple[dict[str, int], int]:
         for labels in walk.tracer.dims[value]:
             if labels is None or not len(labels):
                 continue
-            found, counts = np.unique(walk.channels.of[labels], return_counts=True)
-            for channel, count in zip(found.tolist(), counts.tolist(), strict=True):
-                if channel in owners:
-                    entries[owners[channel][0]] += size // len(labels) * count
-    batch, width = walk.tracer.batch, Counter(name for name, _ in owners.values())
+            for name, count in owners.counts(walk.channels, labels).items():
+                entries[name] += size // len(labels) * count
+    batch, width = walk.tracer.batch, owners.widths()
     owned = {name: n // (width[name] * batch) for name, n in entries.items()}
     return owned, total // batch - sum(owned[name] * width[name] for name in owned)
 
