@@ -6,7 +6,8 @@ from sparsetrain.shrink.rules.registry import RULES, rule, untracked
 
 
 @rule(
-    "where", "copy_", "fill_", "masked_fill", "masked_fill_", "_prelu_kernel", "bernoulli_", "lerp"
+    *("where", "copy_", "fill_", "masked_fill", "_prelu_kernel", "bernoulli_", "lerp"),
+    *("hardswish", "floor_divide", "log_sigmoid_forward", "zero_", "copy"),
 )
 def broadcast(t: Tracer, step: Step) -> Dims:
     """Several tensors that broadcast: entries that meet are one channel."""

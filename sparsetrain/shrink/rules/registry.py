@@ -34,14 +34,25 @@ def apply_rule(tracer: Tracer, step: Step) -> None:
     """Give the step's results their labels."""
     for value in step.values:
         tracer.dims.setdefault(value, untracked(value))  # a constant
-    found = RULES.get(step.op.overloadpacket)
-    if found is None and torch.Tag.pointwise in step.op.tags:
-        found = RULES["pointwise"]
-    each = _each((found or _unknown)(tracer, step))
+    each = _each(_rule_of(step.op)(tracer, step))
     _origins(tracer, step)
     for i, value in enumerate(step.outputs):
         tracer.dims[value] = each[i] if i < len(each) else untracked(value)
         assert len(tracer.dims[value]) == len(value.shape), step
+
+
+def _rule_of(op: Any) -> Rule:
+    """Its own, or that of pointwise ones, or of the operation that it does in place."""
+    if op.overloadpacket in RULES:
+        return RULES[op.overloadpacket]
+    if torch.Tag.pointwise in op.tags:
+        return RULES["pointwise"]
+    namespace, _, name = op._schema.name.partition("::")
+    if name.endswith("_") and op._schema.is_mutable:
+        twin = getattr(getattr(torch.ops, namespace), name[:-1], None)
+        if twin is not None:
+            return _rule_of(getattr(twin, twin.overloads()[0]))
+    return _unknown
 
 
 def _each(dims: Dims | list[Dims]) -> list[Dims]:
