@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsetrain.modes import quietly
 from sparsetrain.ops import gather_channels
 from sparsetrain.optim import Masked, set_data_, state_like
 from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
@@ -61,8 +62,11 @@ class Cut:
             for i, new in zip(mine, kept, strict=True):
                 for dim, stay in stays[i].items():
                     new = new.index_select(dim, stay.to(device)) if dim > 1 else new
-                self._before.append((tensors[i], tensors[i].data))
-                set_data_(tensors[i], new)
+                self.replace(tensors[i], new)
+
+    def replace(self, tensor: Tensor, data: Tensor) -> None:
+        self._before.append((tensor, tensor.data))
+        set_data_(tensor, data)
 
     def resize(self, module: nn.Module, sizes: Mapping[str, Any]) -> None:
         """Set attributes."""
@@ -85,6 +89,7 @@ def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachmen
                 tensors += together
                 stays += [by_dim] * len(together)
             cut.shrink(tensors, stays)
+            _renumber(cut, model, Small(graph.walk, stay), attached)
         _resize(cut, model, sizes)
         if attached.ema is not None:
             average = getattr(attached.ema, "module", attached.ema)
@@ -135,9 +140,21 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
             setattr(module, name, value)
 
 
+def _renumber(cut: Cut, model: nn.Module, small: Small, attached: Attachments) -> None:
+    """Buffers that hold numbers of channels hold those that they have now."""
+    for name, labels in small.walk.tracer.numbers.items():
+        alive = torch.from_numpy(~small.dead(labels))
+        if not alive.all():
+            now = alive.cumsum(0) - 1
+            tensors = _together(model, name, attached, tuple(named_tensor(model, name).shape))
+            for tensor in tensors:
+                cut.replace(tensor, now.to(tensor)[tensor])
+
+
 def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
-    for module in model.modules():
-        cut.resize(module, tensor_sizes(module) | sizes.get(module, {}))
+    with quietly(model, training=False):  # where weights are computed, reading one may count
+        for module in model.modules():
+            cut.resize(module, tensor_sizes(module) | sizes.get(module, {}))
 
 
 def _same_modules(sizes: Sizes, model: nn.Module, copy: nn.Module) -> Sizes:

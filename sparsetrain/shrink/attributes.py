@@ -41,12 +41,28 @@ def tensor_sizes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return {} if weight is None else {"normalized_shape": tuple(weight.shape)}
     if isinstance(module, nn.GroupNorm):
-        return {} if weight is None else {"num_channels": weight.shape[0]}
+        return {} if weight is None else _group_norm(module, weight.shape[0])
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": weight.shape[0]}
+    if isinstance(module, nn.RNNBase):
+        return _recurrent(module)
+    if isinstance(module, nn.RNNCellBase):
+        return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
     return {}
+
+
+def _group_norm(module: nn.GroupNorm, channels: int) -> dict[str, Any]:
+    each = module.num_groups == module.num_channels
+    return {"num_channels": channels, "num_groups": channels if each else module.num_groups}
+
+
+def _recurrent(module: nn.RNNBase) -> dict[str, Any]:
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    rows, state = module.weight_hh_l0.shape
+    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": rows // gates}
+    return sizes | ({"proj_size": state} if module.proj_size else {})
 
 
 def _convolution(module: nn.modules.conv._ConvNd) -> dict[str, Any]:
@@ -71,13 +87,22 @@ def traced_sizes(model: nn.Module, small: Small) -> Sizes:
     found: Sizes = {}
     for name, module in model.named_modules():
         pairs = {old: new for old, new in changes.get(name, {}).items() if new != {old}}
-        if not pairs or type(module).__module__.startswith("torch.nn.modules"):
+        if not pairs or (_torchs_own(module) and not _bare_norm(module)):
             continue
         for attribute, value in vars(module).items():
             changed = _changed(attribute, value, pairs)
             if changed is not None:
                 found.setdefault(module, {})[attribute] = changed
     return found
+
+
+def _torchs_own(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules")
+
+
+def _bare_norm(module: nn.Module) -> bool:
+    """A norm that has no tensor to say how many channels there are."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) and not tensor_sizes(module)
 
 
 def _sizes(step: Step, small: Small) -> list[tuple[int, int]]:

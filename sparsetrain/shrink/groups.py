@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.shrink.graph import Group, Member
-from sparsetrain.shrink.labels import POSITION, Channels, Labels, Tracer
+from sparsetrain.shrink.labels import POSITION, UNREAD, Channels, Labels, Tracer
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class _Runs:
         found: dict[tuple, list[int]] = defaultdict(list)
         for i in np.argsort(self.key[self.first], kind="stable").tolist():
             start = self.first[i]
-            reason = channels.reasons.get(int(self.channel[start]))
+            channel = int(self.channel[start])
+            reason = channels.reasons.get(channel, None if channels.read[channel] else UNREAD)
             if reason != POSITION:
                 found[codes[start : start + self.runs[i]].tobytes(), reason].append(i)
         return [(reason, np.array(numbers)) for (_, reason), numbers in found.items()]
@@ -129,8 +130,6 @@ def _named(
     made = [m for m in members if not m.consumes]
     if fixed is None and not made:
         fixed = "nothing in the model produces it"
-    if fixed is None and not any(m.consumes for m in members):
-        fixed = "no layer reads it"
     name = (made or list(members))[0].tensor.removesuffix(".weight")
     name += "" if made else " (input)"
     taken[name] += 1

@@ -17,6 +17,8 @@ from sparsetrain.shrink.record import Step, Value
 Labels = np.ndarray | None  # of the entries along one dimension; None: it holds no channels
 Dims = list[Labels]
 
+AROUND = -1  # the number of no step: what stands around the model, its inputs and outputs
+UNREAD = "no layer reads it"
 POSITION = "it is a position in a kernel"
 
 
@@ -44,18 +46,22 @@ class Tracer:
         self.tensors: dict[str, Dims] = {}  # name of a parameter or buffer -> its labels
         self.layers: list[Layer] = []
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
+        self.read: list[np.ndarray] = []  # the labels that some operation sums over
+        self.numbers: dict[str, np.ndarray] = {}  # buffer of numbers -> labels of what they choose
         self.relus: list[tuple[str, int | None, Labels]] = []
         self.cuts: dict[Step, list[Cut]] = {}
         self.splits: list[Split] = []
         self.choices = choices or {}  # of the splits, by step and run; else the first candidate
-        self.step = 0  # number of the step that is followed
-        self._count = 0
+        self.step = AROUND  # number of the step that is followed
+        self.inputs = 0  # labels below this are the model's input's
+        self.count = 0
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []
         self._fixes: list[tuple[np.ndarray, str]] = []
+        self._fixed_at: list[int] = []  # the steps that did it
 
     def fresh(self, size: int) -> np.ndarray:
-        self._count += size
-        return np.arange(self._count - size, self._count)
+        self.count += size
+        return np.arange(self.count - size, self.count)
 
     def tie(self, a: Labels, b: Labels, why: str) -> Labels:
         """Make entries of `a` and `b` the same channels; an untracked side fixes the other."""
@@ -71,6 +77,7 @@ class Tracer:
     def fix(self, labels: Labels, why: str) -> None:
         if labels is not None and len(labels):
             self._fixes.append((labels, why))
+            self._fixed_at.append(self.step)
 
     def fix_all(self, values: Iterable[Value], why: str) -> None:
         for value in values:
@@ -86,7 +93,10 @@ class Tracer:
     def consume(self, value: Value, dim: int) -> None:
         """A layer reads channels along this dimension of `value`, which may be a parameter."""
         name, labels = self.origin.get(value), self.dims[value][dim]
-        if name is None or labels is None or not len(labels):
+        if labels is None or not len(labels):
+            return
+        self.read.append(labels)
+        if name is None:
             return
         for own, known in enumerate(self.tensors[name]):
             if known is not None and len(known) and known[0] <= labels[0] <= known[-1]:
@@ -103,14 +113,18 @@ class Tracer:
         """The classes of all labels."""
         a = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._ties)])
         b = np.concatenate([np.zeros(0, np.int64), *(b for _, b in self._ties)])
-        edges = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(self._count, self._count))
+        edges = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(self.count, self.count))
         count, channel = connected_components(edges, directed=False)
         reason = np.full(count, len(self._fixes))
         for i, (labels, _) in reversed(list(enumerate(self._fixes))):
             reason[channel[labels]] = i  # the first reason is the one that is told
         texts = [why for _, why in self._fixes]
-        reasons = {int(c): texts[reason[c]] for c in np.flatnonzero(reason < len(texts))}
-        return Channels(channel, reasons)
+        fixed = np.flatnonzero(reason < len(texts)).tolist()
+        reasons = {c: texts[reason[c]] for c in fixed}
+        read = np.zeros(count, np.bool_)
+        for labels in self.read:
+            read[channel[labels]] = True
+        return Channels(channel, reasons, {c: self._fixed_at[reason[c]] for c in fixed}, read)
 
 
 @dataclass(frozen=True)
@@ -119,9 +133,16 @@ class Channels:
 
     of: np.ndarray
     reasons: dict[int, str]
+    steps: dict[int, int]  # of fixed ones: number of the step that fixed them
+    read: np.ndarray  # `[channels]` bool: whether some operation sums over it
 
-    def fixed(self, labels: np.ndarray) -> bool:
-        return any(c in self.reasons for c in np.unique(self.of[labels]).tolist())
+    def conflict(self, labels: np.ndarray) -> tuple[str, int] | None:
+        """What stands against these channels: a step that fixed one, or that all became one."""
+        of = np.unique(self.of[labels]).tolist()
+        fixed = [self.steps[c] for c in of if c in self.reasons]
+        if fixed:
+            return "step", min(fixed)
+        return ("channel", of[0]) if len(of) == 1 and len(labels) > 1 else None
 
 
 @dataclass

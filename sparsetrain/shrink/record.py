@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain.modes import quietly
 
+INDEX = (torch.int64, torch.int32)
 SEED = 0  # of what a model draws while it is looked at: the same in all its runs
 TORCH = str(Path(str(torch.__file__)).parent)
 
@@ -34,6 +35,7 @@ class Value:
     name: str | None = None  # of the parameter or buffer that it is
     held: Tensor | None = None  # a constant: its data, that no recorded operation made
     channels_last: bool = False
+    known: Tensor | None = None  # whole numbers that depend on constants alone
 
 
 @dataclass(eq=False)
@@ -51,6 +53,13 @@ class Step:
     def values(self) -> list[Value]:
         """The tensors that it reads, in the order of its arguments."""
         return [v for v in tree_leaves((self.args, dict(self.kwargs))) if isinstance(v, Value)]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the same comes out at every call."""
+        random = torch.Tag.nondeterministic_seeded in self.op.tags
+        changes = random or self.op._schema.is_mutable
+        return not changes and all(v.known is not None for v in self.values)
 
     def arg(self, position: int, name: str, default: Any = None) -> Any:
         """An argument, given by place or by name."""
@@ -138,13 +147,13 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given, named = tree_map_only(Tensor, self.value, (args, kwargs or {}))
         results = func(*args, **(kwargs or {}))
-        outputs = [
-            self._known.get(t) or self._new(t)
-            for t in tree_leaves(results)
-            if isinstance(t, Tensor)
-        ]
+        tensors = [t for t in tree_leaves(results) if isinstance(t, Tensor)]
+        outputs = [self._known.get(t) or self._new(t) for t in tensors]
         scope = self._scope[-1] if self._scope else ""
-        self.program.steps.append(Step(func, given, named, outputs, scope, _line()))
+        step = Step(func, given, named, outputs, scope, _line())
+        self.program.steps.append(step)
+        for value, tensor in zip(outputs, tensors, strict=True):
+            value.known = _numbers(tensor) if step.constant else None
         return results
 
     def value(self, tensor: Tensor) -> Value:
@@ -152,9 +161,10 @@ class _Recorder(TorchDispatchMode):
         value = self._known.get(tensor)
         if value is None:
             value = self._new(tensor)
-            value.held = tensor.detach()
-        elif value.name is not None:
-            self.program.tensors.setdefault(value.name, value)
+            value.held, value.known = tensor.detach(), _numbers(tensor)
+        elif value.name is not None and value.name not in self.program.tensors:
+            self.program.tensors[value.name] = value
+            value.known = _numbers(tensor)
         return value
 
     def returns(self, output: Any) -> None:
@@ -198,15 +208,23 @@ class _Recorder(TorchDispatchMode):
                 hook.remove()
 
 
+def _numbers(tensor: Tensor) -> Tensor | None:
+    """A copy of a tensor that can be an index."""
+    return tensor.detach().clone() if tensor.dtype in INDEX and tensor.numel() <= 2**16 else None
+
+
 @contextmanager
 def _without_fast_paths() -> Iterator[None]:
-    """Transformer layers as separate operations."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    """Transformer and recurrent layers as separate operations."""
+    mha, mkldnn, cudnn = torch.backends.mha, torch.backends.mkldnn, torch.backends.cudnn
+    before = mha.get_fastpath_enabled(), mkldnn.enabled, cudnn.enabled
+    mha.set_fastpath_enabled(False)
+    mkldnn.enabled = cudnn.enabled = False
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        mha.set_fastpath_enabled(before[0])
+        mkldnn.enabled, cudnn.enabled = before[1:]
 
 
 def _line() -> str:
@@ -214,6 +232,8 @@ def _line() -> str:
     frame = sys._getframe(2)
     while frame is not None and frame.f_code is not record.__code__:
         path = frame.f_code.co_filename
+        if frame.f_code is record.__code__:
+            break  # torch's layers alone stand above it
         if not path.startswith(TORCH) and path != __file__:
             return f"{Path(path).name}:{frame.f_lineno}"
         frame = frame.f_back

@@ -87,6 +87,36 @@ def _split(step: Step, small: Small) -> Call:
     return aten.split_with_sizes.default, (step.args[0], sizes, dim), {}
 
 
+def _gather(step: Step, small: Small) -> Call:
+    numbers = step.args[2]
+    known = numbers.known
+    if known is None or numbers.name is not None:
+        return step.op, step.args, dict(step.kwargs)
+    dim = step.arg(1, "dim") % len(step.args[0].shape)
+    order = known.movedim(dim, -1).flatten(0, -2)[0] if known.dim() > 1 else known
+    return _in_order(step, small, (dim, order))
+
+
+def _index(step: Step, small: Small) -> Call:
+    x, indices = step.args[:2]
+    alive = small.alive(x)
+    for dim, numbers in enumerate(indices):
+        if numbers is not None and dim in alive and numbers.name is None:
+            return _in_order(step, small, (dim, numbers.known))
+    return step.op, step.args, dict(step.kwargs)
+
+
+def _in_order(step: Step, small: Small, order: tuple[int, torch.Tensor]) -> Call:
+    """Channels in a constant order: that of what stays."""
+    x, (dim, numbers) = step.args[0], order
+    if (alive := small.alive(x).get(dim)) is None:
+        return step.op, step.args, dict(step.kwargs)
+    now = torch.full((x.shape[dim],), -1)
+    now[alive] = torch.arange(len(alive))
+    left = now[numbers.cpu()]
+    return aten.index_select.default, (x, dim, left[left >= 0].to(numbers)), {}
+
+
 def _pad(step: Step, small: Small) -> Call:
     """Fewer channels of zeros, where some of those go."""
     amounts = list(step.arg(1, "pad"))
@@ -108,6 +138,8 @@ REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "convolution": _convolution,
     "slice": _slice,
     "constant_pad_nd": _pad,
+    **dict.fromkeys(("gather", "index_select"), _gather),
+    **dict.fromkeys(("index", "_unsafe_index"), _index),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "view_copy"), _shape),
     **dict.fromkeys(("expand", "expand_copy", "broadcast_to", "resize_"), _shape),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _shape),

@@ -16,10 +16,10 @@ from torch import nn
 
 from sparsetrain.shrink.graph import Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
-from sparsetrain.shrink.labels import Channels, Tracer
+from sparsetrain.shrink.labels import AROUND, Channels, Split, Tracer
 from sparsetrain.shrink.record import Program, Value, record
 
-TURNS = 6  # attempts at choosing which part of a split dimension holds the channels
+TURNS = 8  # attempts at choosing which part of a split dimension holds the channels
 
 
 def trace(model: nn.Module, sample: Any) -> Graph:
@@ -69,19 +69,36 @@ def follow(program: Program) -> Walk:
     from sparsetrain.shrink.rules import apply_rule  # the rules import this package
 
     choices: dict[tuple[int, int], int] = {}
-    turn = 0
+    tried: list[tuple[int, Walk]] = []  # with how many splits are stuck
     while True:
         tracer = Tracer(_batch(program), choices)
         _begin(tracer, program)
         for tracer.step, step in enumerate(program.steps):
             apply_rule(tracer, step)
+        tracer.step = AROUND
         tracer.fix_all(program.outputs, "it is the model's output")
-        channels, turn = tracer.solve(), turn + 1
-        stuck = [s for s in tracer.splits if channels.fixed(s.labels)]
-        again = {s.key: s.chosen + 1 for s in stuck if s.chosen + 1 < s.candidates}
-        if not again or turn == TURNS:
-            return Walk(program, tracer, channels)
-        choices = {**choices, **again}
+        walk = Walk(program, tracer, tracer.solve())
+        stuck = _stuck(walk)
+        again = _others(stuck)
+        tried.append((len(stuck), walk))
+        if not again or len(tried) == TURNS:
+            return min(tried, key=lambda t: t[0])[1]
+        choices = choices | again
+
+
+def _stuck(walk: Walk) -> list[tuple[Any, Split]]:
+    """Splits whose choice leaves nothing that can go, each with what stands against it."""
+    found = [(walk.channels.conflict(s.labels), s) for s in walk.tracer.splits]
+    return [(conflict, split) for conflict, split in found if conflict is not None]
+
+
+def _others(stuck: list[tuple[Any, Split]]) -> dict[tuple[int, int], int]:
+    """Other choices: of several splits that are in each other's way, the first one's changes."""
+    moving: dict[Any, Split] = {}
+    for conflict, split in stuck:
+        if split.chosen + 1 < split.candidates:
+            moving.setdefault(split.key if conflict == ("step", AROUND) else conflict, split)
+    return {split.key: split.chosen + 1 for split in moving.values()}
 
 
 def _begin(tracer: Tracer, program: Program) -> None:
@@ -93,6 +110,7 @@ def _begin(tracer: Tracer, program: Program) -> None:
             for d, n in enumerate(value.shape)
         ]
     tracer.fix_all(program.inputs, "it is the model's input")
+    tracer.inputs = tracer.count
     for name, value in program.tensors.items():
         tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
         tracer.dims[value] = list(tracer.tensors[name])

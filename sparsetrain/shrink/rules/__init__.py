@@ -8,6 +8,7 @@ that reaches it, with a reason that names it.
 
 from sparsetrain.shrink.rules import attention as attention
 from sparsetrain.shrink.rules import elementwise as elementwise
+from sparsetrain.shrink.rules import indices as indices
 from sparsetrain.shrink.rules import layers as layers
 from sparsetrain.shrink.rules import norms as norms
 from sparsetrain.shrink.rules import pools as pools

@@ -26,6 +26,7 @@ def attention(t: Tracer, step: Step) -> list[Dims]:
     t.tie(t.dims[q][-1], t.dims[k][-1], why)
     t.tie(t.dims[k][-2], t.dims[v][-2], why)
     t.cut(step, q, len(dims) - 1, whole=True)
+    t.consume(q, len(dims) - 1)
     for mask in masks:
         t.fix_all([mask], f"{step} masks by it")
     dims[-1] = t.dims[v][-1]

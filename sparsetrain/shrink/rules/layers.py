@@ -72,7 +72,7 @@ def count_flops(t: Tracer, weight: Value, products: int) -> None:
         t.layers.append(Layer(name, max(1, products // (size * t.batch))))
 
 
-@rule("mm", "bmm", "matmul", "mv", "dot")
+@rule("mm", "bmm", "matmul", "mv", "dot", "vdot")
 def product(t: Tracer, step: Step) -> Dims:
     a, b = step.values
     return _product(t, step, a, b)

@@ -40,6 +40,21 @@ def _tied(t: Tracer, step: Step, pair: tuple):
     return t.tie(labels, t.dims[value][dim], f"{step} mixes it with others")
 
 
+@rule("_weight_norm_interface")
+def weight_norm(t: Tracer, step: Step) -> list[Dims]:
+    """v, a length of g for each slice along one dimension."""
+    v, g = step.values
+    dim = step.arg(2, "dim", 0)
+    dims = list(t.dims[v])
+    dims[dim] = _tied(t, step, (dims[dim], g, dim))
+    for d in range(len(dims)):
+        if d != dim:
+            t.cut(step, v, d)
+    if (name := t.origin.get(v)) is not None:
+        t.origin[step.outputs[0]] = name
+    return [dims, [labels if d == dim else None for d, labels in enumerate(dims)]]
+
+
 @rule("native_group_norm", "group_norm")
 def group_norm(t: Tracer, step: Step) -> list[Dims]:
     """Every group of channels loses as many as the others, at the same places."""

@@ -15,6 +15,8 @@ def reduce(t: Tracer, step: Step) -> Dims:
     over = many(step.arg(position, "dim", None), rank)
     for d in over:
         t.cut(step, x, d, whole=True)
+        if step.op.overloadpacket.__name__ == "sum":
+            t.consume(x, d)
     if len(out.shape) == rank:
         return [None if d in over else labels for d, labels in enumerate(t.dims[x])]
     return [labels for d, labels in enumerate(t.dims[x]) if d not in over]

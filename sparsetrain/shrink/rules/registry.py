@@ -1,5 +1,6 @@
 """The table of rules, and what they share."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -62,8 +63,8 @@ def _each(dims: Dims | list[Dims]) -> list[Dims]:
 
 
 def _origins(tracer: Tracer, step: Step) -> None:
-    """What is made of one parameter alone, by rearranging it, is still that parameter."""
-    names = {tracer.origin.get(v) for v in step.values}
+    """What is made of one parameter and single numbers is still that parameter."""
+    names = {tracer.origin.get(v) for v in step.values if math.prod(v.shape) > 1}
     if len(names) == 1 and (name := names.pop()) is not None:
         for value in step.outputs:
             tracer.origin.setdefault(value, name)

@@ -52,7 +52,9 @@ def _run(t: Tracer, step: Step, run: int, parts: tuple, result: Dims) -> None:
             own = labels[np.arange(after[d]) * inner]
             ties = np.unique(np.stack([own[place], labels]), axis=1)
             ties = ties[:, ties[0] != ties[1]]
-            rank = (ties.size > 0, after[d] < FEW, -after[d] if after[d] < FEW else 0)
+            few = after[d] < FEW
+            fixed = labels[0] < t.inputs
+            rank = (fixed, ties.size > 0, few, -after[d] if few else 0)
             found.append((rank, d, own, ties, labels))
     found.sort(key=lambda f: f[0])
     key = (t.step, run)
@@ -63,7 +65,7 @@ def _run(t: Tracer, step: Step, run: int, parts: tuple, result: Dims) -> None:
     for other in flat:
         if other is not labels:
             t.fix(other, f"{step} mixes it with others")
-    if len(found) > 1:
+    if len(found) > 1 and not found[0][0][0]:
         t.splits.append(Split(key, labels, len(found), chosen))
     result[d] = own
 
@@ -99,6 +101,30 @@ def transpose(t: Tracer, step: Step) -> Dims:
         a, b = step.arg(1, "dim0", 0), step.arg(2, "dim1", 1)
         dims[a], dims[b] = dims[b], dims[a]
     return dims
+
+
+@rule("channel_shuffle")
+def channel_shuffle(t: Tracer, step: Step) -> Dims:
+    """Every group loses its channels at the same places."""
+    dims = list(t.dims[step.values[0]])
+    if dims[1] is not None:
+        each = dims[1].reshape(step.arg(1, "groups"), -1)
+        for other in each[1:]:
+            t.tie(each[0], other, str(step))
+        dims[1] = each.T.flatten()
+    return dims
+
+
+@rule("view_as_real")
+def view_as_real(t: Tracer, step: Step) -> Dims:
+    return [*t.dims[step.values[0]], None]
+
+
+@rule("view_as_complex")
+def view_as_complex(t: Tracer, step: Step) -> Dims:
+    dims = t.dims[step.values[0]]
+    t.fix(dims[-1], f"{step} takes two for one number")
+    return dims[:-1]
 
 
 @rule("unsqueeze", "unsqueeze_")

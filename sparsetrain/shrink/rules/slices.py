@@ -5,8 +5,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step, Value
-from sparsetrain.shrink.rules.registry import positive, rule, untracked
+from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.rules.registry import positive, rule
 
 
 @rule("cat")
@@ -56,7 +56,18 @@ def slice_(t: Tracer, step: Step) -> Dims:
     if (labels := dims[dim]) is not None:
         start, end = step.arg(2, "start"), step.arg(3, "end")
         dims[dim] = labels[start : end : step.arg(4, "step", 1)]
+        _parts_alike(t, step, (labels, range(len(labels))[start:end]))
     return dims
+
+
+def _parts_alike(t: Tracer, step: Step, part: tuple[np.ndarray, range]) -> None:
+    """A half of the channels, or a third, stays one: the others lose as many."""
+    whole, taken = part
+    length = len(taken)
+    if 0 < length < len(whole) and len(whole) % length == 0 and taken[0] % length == 0:
+        each = whole.reshape(-1, length)
+        for other in each[1:]:
+            t.tie(each[0], other, str(step))
 
 
 @rule("narrow")
@@ -66,22 +77,6 @@ def narrow(t: Tracer, step: Step) -> Dims:
     if (labels := dims[dim]) is not None:
         dims[dim] = labels[start : start + length]
     return dims
-
-
-@rule("select")
-def select(t: Tracer, step: Step) -> Dims:
-    dims = list(t.dims[step.values[0]])
-    taken = dims.pop(positive(step.arg(1, "dim"), len(dims)))
-    t.fix(taken, f"{step} takes one by its number")
-    return dims
-
-
-@rule("unbind")
-def unbind(t: Tracer, step: Step) -> list[Dims]:
-    dims = list(t.dims[step.values[0]])
-    taken = dims.pop(positive(step.arg(1, "dim", 0), len(dims)))
-    t.fix(taken, f"{step} takes one by its number")
-    return [list(dims) for _ in step.outputs]
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "chunk", "unsafe_chunk", "tensor_split")
@@ -100,22 +95,15 @@ def split(t: Tracer, step: Step) -> list[Dims]:
     return [[p if d == dim else n for d, n in enumerate(t.dims[x])] for p in parts]
 
 
-@rule("index", "_unsafe_index")
-def index(t: Tracer, step: Step) -> Dims:
-    """x[i, j, :]: dimensions that are indexed hold positions."""
-    x, indices = step.args[0], step.args[1]
-    dims = list(t.dims[x])
-    where = [d for d, i in enumerate(indices) if i is not None]
-    for d in where:
-        t.fix(dims[d], f"{step} takes entries by their number")
-    picked = [i for i in indices if isinstance(i, Value)]
-    if any(i.dtype.itemsize == 1 for i in picked):  # masks: what they leave is not known
-        t.fix_all([x], f"{step} takes entries by a mask")
-        return untracked(step.outputs[0])
-    rank = max(len(i.shape) for i in picked)
-    rest = [labels for d, labels in enumerate(dims) if d not in where]
-    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
-    return [*rest[:at], *[None] * rank, *rest[at:]]
+@rule("glu")
+def glu(t: Tracer, step: Step) -> Dims:
+    """One half gates the other."""
+    dims = list(t.dims[step.values[0]])
+    dim = positive(step.arg(1, "dim", -1), len(dims))
+    if (labels := dims[dim]) is not None:
+        first, second = labels.reshape(2, -1)
+        dims[dim] = t.tie(first, second, str(step))
+    return dims
 
 
 @rule("constant_pad_nd", "pad", "reflection_pad2d", "replication_pad2d", "reflection_pad1d")
@@ -133,7 +121,10 @@ def pad(t: Tracer, step: Step) -> Dims:
             t.fix(labels, f"{step} crops it")
             dims[d] = None
         else:
-            dims[d] = np.concatenate([t.fresh(left), labels, t.fresh(right)])
+            before, after = t.fresh(left), t.fresh(right)
+            if left == right:  # (more // 2, more - more // 2)
+                t.tie(before, after, str(step))
+            dims[d] = np.concatenate([before, labels, after])
     return dims
 
 

@@ -1,0 +1,97 @@
+"""Operations that take entries by their numbers."""
+
+import numpy as np
+
+from sparsetrain.shrink.labels import Dims, Labels, Tracer
+from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.rules.registry import positive, rule, untracked
+
+
+@rule("select")
+def select(t: Tracer, step: Step) -> Dims:
+    dims = list(t.dims[step.values[0]])
+    taken = dims.pop(positive(step.arg(1, "dim"), len(dims)))
+    t.fix(taken, f"{step} takes one by its number")
+    return dims
+
+
+@rule("unbind")
+def unbind(t: Tracer, step: Step) -> list[Dims]:
+    dims = list(t.dims[step.values[0]])
+    taken = dims.pop(positive(step.arg(1, "dim", 0), len(dims)))
+    t.fix(taken, f"{step} takes one by its number")
+    return [list(dims) for _ in step.outputs]
+
+
+@rule("index", "_unsafe_index")
+def index(t: Tracer, step: Step) -> Dims:
+    """x[i, j, :]: dimensions that are indexed hold positions, or channels in a constant order."""
+    x, indices = step.args[0], step.args[1]
+    dims = list(t.dims[x])
+    where = [d for d, i in enumerate(indices) if i is not None]
+    if len(where) == 1 and (order := _order(t, x, indices[where[0]])) is not None:
+        dims[where[0]] = _ordered(t, step, (dims[where[0]], indices[where[0]], order))
+        return dims
+    for d in where:
+        t.fix(dims[d], f"{step} takes entries by their number")
+    picked = [i for i in indices if isinstance(i, Value)]
+    if any(i.dtype.itemsize == 1 for i in picked):  # masks: what they leave is not known
+        t.fix_all([x], f"{step} takes entries by a mask")
+        return untracked(step.outputs[0])
+    rank = max(len(i.shape) for i in picked)
+    rest = [labels for d, labels in enumerate(dims) if d not in where]
+    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
+    return [*rest[:at], *[None] * rank, *rest[at:]]
+
+
+@rule("index_select")
+def index_select(t: Tracer, step: Step) -> Dims:
+    x, numbers = step.values
+    dims = list(t.dims[x])
+    dim = positive(step.arg(1, "dim"), len(dims))
+    order = _order(t, x, numbers)
+    if order is None:
+        t.fix(dims[dim], f"{step} takes entries by their number")
+        dims[dim] = None
+    else:
+        dims[dim] = _ordered(t, step, (dims[dim], numbers, order))
+    return dims
+
+
+@rule("gather")
+def gather(t: Tracer, step: Step) -> Dims:
+    """Along its dimension a constant order that is the same everywhere, or positions."""
+    x, numbers = step.values
+    dims = list(t.dims[x])
+    dim = positive(step.arg(1, "dim"), len(dims))
+    for d in range(len(dims)):
+        if d != dim and numbers.shape[d] != x.shape[d]:
+            t.fix(dims[d], f"{step} takes some of its entries")
+            dims[d] = None
+    labels, known = dims[dim], numbers.known
+    if labels is not None and known is not None and known.numel():
+        rows = known.cpu().movedim(dim, -1).flatten(0, -2)
+        if bool((rows == rows[0]).all()):
+            dims[dim] = labels[rows[0].numpy()]
+            return dims
+    t.fix(dims[dim], f"{step} takes entries by their number")
+    dims[dim] = None
+    return dims
+
+
+def _order(t: Tracer, x: Value, numbers: Value) -> np.ndarray | None:
+    """Numbers that choose among the channels of a computed tensor, at every call the same."""
+    if len(numbers.shape) != 1 or numbers.known is None or t.origin.get(x) is not None:
+        return None
+    return numbers.known.cpu().numpy()
+
+
+def _ordered(t: Tracer, step: Step, taken: tuple[Labels, Value, np.ndarray]) -> Labels:
+    """Labels in that order. A buffer that holds it is cut and renumbered along."""
+    labels, numbers, order = taken
+    if labels is None:
+        return None
+    if numbers.name is not None:
+        t.tie(t.dims[numbers][0], labels[order], str(step))
+        t.tie(labels, t.numbers.setdefault(numbers.name, labels), str(step))
+    return labels[order]
