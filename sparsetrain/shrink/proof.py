@@ -18,7 +18,7 @@ from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.record import SEED, arguments, record, tensors_of
 from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
-from sparsetrain.shrink.trace import follow
+from sparsetrain.shrink.trace import Walk, follow
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -56,9 +56,16 @@ def expect(
     model: nn.Module, graph: Graph, kept: Kept, sample: Any, training: bool = False
 ) -> Proof:
     """Compute what the shrunk model must compute; the model is left as it was."""
-    stays = entries(graph, kept)
+    walk = graph.walk or follow(record(model, sample))
+    return expect_of(model, walk, entries(graph, kept), sample, training)
+
+
+def expect_of(
+    model: nn.Module, walk: Walk, stays: Stays, sample: Any, training: bool = False
+) -> Proof:
+    """The same, given which entries of its tensors stay."""
     with torch.no_grad(), quietly(model, False, SEED):
-        outputs = replay(graph.walk or follow(record(model, sample)), model, sample, stays)
+        outputs = replay(walk, model, sample, stays)
     trained = _expect_trained(model, sample, stays) if training else None
     return Proof(sample, _floating(outputs), trained)
 

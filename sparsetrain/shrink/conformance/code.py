@@ -96,6 +96,15 @@ def in_place() -> nn.Module:
     return Net(forward, a=conv(3, 6), out=conv(6, 2))
 
 
+@hard(image)
+def frozen_layers() -> nn.Module:
+    """A backbone that is not trained shrinks like all others, unless its user wants it whole."""
+    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 2))
+    net[0].requires_grad_(False)
+    net[1].requires_grad_(False)
+    return net
+
+
 @hard(image, whole=("a.weight",), refused="there is no rule for sparsetrain_conformance.unknown")
 def operation_without_a_rule() -> nn.Module:
     """Nobody knows what it does to its channels."""

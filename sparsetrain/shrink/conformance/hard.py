@@ -62,7 +62,8 @@ def randomized(model: nn.Module) -> nn.Module:
     """No bias is 0 and no scale is 1, so that a mistake in any of them shows."""
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point() and tensor.dim() < 2:
+            alike = tensor.dim() < 2 or bool((tensor == tensor.flatten()[0]).all())
+            if tensor.is_floating_point() and alike:
                 tensor.copy_(tensor.abs().clamp(max=1) / 2 + torch.rand(tensor.shape) / 2 + 0.1)
     return model
 
