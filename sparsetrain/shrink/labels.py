@@ -48,6 +48,7 @@ class Tracer:
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
         self.read: list[np.ndarray] = []  # the labels that some operation sums over
         self.numbers: dict[str, np.ndarray] = {}  # buffer of numbers -> labels of what they choose
+        self.parts: dict[tuple[Value, int], dict[int, int]] = {}  # of slices: start -> length
         self.relus: list[tuple[str, int | None, Labels]] = []
         self.cuts: dict[Step, list[Cut]] = {}
         self.splits: list[Split] = []

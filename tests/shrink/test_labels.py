@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from sparsetrain.shrink.labels import AROUND, Cut, Tracer
-from sparsetrain.shrink.record import Value
+from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.rules import apply_rule
 
 
 def value(*shape):
@@ -103,3 +104,24 @@ def test_no_labels_at_all():
     channels = Tracer(batch=1).solve()
     assert len(channels.of) == 0
     assert channels.reasons == {}
+
+
+@pytest.mark.parametrize(
+    ("cell", "gates", "results"),
+    [("_thnn_fused_lstm_cell", 4, (1, 1, 4)), ("_thnn_fused_gru_cell", 3, (1, 5))],
+)
+def test_cells_of_gpus_lose_a_unit_of_every_gate(cell, gates, results):
+    """These operations have no CPU kernels; their rules are followed by hand. Two units."""
+    t = Tracer(batch=1)
+    of_input, of_state, bias = value(1, 2 * gates), value(1, 2 * gates), value(2 * gates)
+    state = value(1, 2)
+    for x in (of_input, of_state, state, bias):
+        t.dims[x] = [*[None] * (len(x.shape) - 1), t.fresh(x.shape[-1])]
+    outputs = [value(1, 2 * times) for times in results]
+    op = getattr(torch.ops.aten, cell).default
+    apply_rule(t, Step(op, (of_input, of_state, state, bias), {}, outputs, "", ""))
+    of = t.solve().of
+    unit = of[t.dims[state][-1]]
+    assert len(set(of.tolist())) == 2
+    for x in (of_input, of_state, bias, *outputs):
+        assert of[t.dims[x][-1]].tolist() == unit.tolist() * (x.shape[-1] // 2)

@@ -179,3 +179,25 @@ def interpolate() -> nn.Module:
         return n.out(coarse + y)
 
     return Net(forward, a=conv(3, 8), b=conv(8, 8, 3), out=conv(8, 2))
+
+
+@hard(image)
+def unfold() -> nn.Module:
+    """Patches of a plane as columns, a layer over them, and the way back."""
+
+    def forward(n, x):
+        y = F.unfold(n.a(x), 2, stride=2)
+        return n.out(F.fold(n.mid(y), (8, 8), 2, stride=2))
+
+    return Net(forward, a=conv(3, 4), mid=nn.Conv1d(16, 24, 1), out=conv(6, 2))
+
+
+@hard(image)
+def fourier() -> nn.Module:
+    """A filter in the frequencies of a plane, one for each channel."""
+
+    def forward(n, x):
+        y = torch.fft.rfft2(n.a(x))
+        return n.out(torch.fft.irfft2(y * torch.view_as_complex(n.filter)))
+
+    return Net(forward, a=conv(3, 6), filter=parameter(6, 8, 5, 2), out=conv(6, 2))

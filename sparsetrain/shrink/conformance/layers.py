@@ -47,6 +47,16 @@ def bmm() -> nn.Module:
     return Net(forward, **layers, out=nn.Linear(10, 2))
 
 
+@hard(vectors)
+def bilinear() -> nn.Module:
+    """`nn.Bilinear` reads two tensors."""
+    return Net(
+        lambda n, x: n.out(n.mid(n.a(x), n.b(x).relu())),
+        **{"a": nn.Linear(6, 4), "b": nn.Linear(6, 6), "mid": nn.Bilinear(4, 6, 8)},
+        out=nn.Linear(8, 2),
+    )
+
+
 @hard(sequence)
 def mixture_of_experts() -> nn.Module:
     """Experts' weights in one tensor: whole experts go, with their parts of the gate."""

@@ -12,6 +12,7 @@ from sparsetrain.shrink.rules import indices as indices
 from sparsetrain.shrink.rules import layers as layers
 from sparsetrain.shrink.rules import norms as norms
 from sparsetrain.shrink.rules import pools as pools
+from sparsetrain.shrink.rules import recurrent as recurrent
 from sparsetrain.shrink.rules import reductions as reductions
 from sparsetrain.shrink.rules import reshapes as reshapes
 from sparsetrain.shrink.rules import slices as slices

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from sparsetrain.shrink.graph import Layer, whole_groups
-from sparsetrain.shrink.labels import Dims, Tracer
+from sparsetrain.shrink.labels import Dims, Labels, Tracer
 from sparsetrain.shrink.record import Step, Value
 from sparsetrain.shrink.rules.registry import rule, untracked
 
@@ -123,3 +123,23 @@ def embedding(t: Tracer, step: Step) -> Dims:
     weight, where = step.values
     t.fix(t.dims[weight][0], f"{step} looks it up by its number")
     return [*t.dims[where], t.dims[weight][1]]
+
+
+@rule("_trilinear")
+def trilinear(t: Tracer, step: Step) -> Dims:
+    """Three tensors with dimensions of size 1 put in, multiplied, summed over some (bilinear)."""
+    met: dict[int, Labels] = {}
+    sizes: dict[int, int] = {}
+    for value, put_in in zip(step.args[:3], step.args[3:6], strict=True):
+        rank = len(value.shape) + len(put_in)
+        for own, place in enumerate(d for d in range(rank) if d not in put_in):
+            labels = t.dims[value][own]
+            if place in met and (labels is not None or met[place] is not None):
+                labels = t.tie(met[place], labels, f"{step} mixes it with others")
+            met[place], sizes[place] = labels, value.shape[own]
+            if place in step.args[6]:
+                t.cut(step, value, own)
+                t.consume(value, own)
+    for value in step.args[:3]:
+        count_flops(t, value, math.prod(sizes.values()))
+    return [met[d] for d in sorted(met) if d not in step.args[6]]

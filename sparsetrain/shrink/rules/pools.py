@@ -1,6 +1,6 @@
-"""Pooling and resampling: channels stay, positions change."""
+"""Pooling, resampling, patches, spectra: channels stay, positions change."""
 
-from sparsetrain.shrink.labels import Dims, Tracer
+from sparsetrain.shrink.labels import Dims, Labels, Tracer
 from sparsetrain.shrink.record import Step
 from sparsetrain.shrink.rules.registry import rule
 
@@ -34,13 +34,17 @@ for _n, _names in SAMPLINGS.items():
 def pixel_shuffle(t: Tracer, step: Step) -> Dims:
     """r * r channels that become one go together."""
     x, out = step.values[0], step.outputs[0]
-    labels = t.dims[x][-3]
-    if labels is not None:
-        each = labels.reshape(out.shape[-3], -1)
-        for i in range(1, each.shape[1]):
-            t.tie(each[:, 0], each[:, i], str(step))
-        labels = each[:, 0]
-    return [*t.dims[x][:-3], labels, None, None]
+    return [*t.dims[x][:-3], _merged(t, step, t.dims[x][-3], out.shape[-3]), None, None]
+
+
+def _merged(t: Tracer, step: Step, labels: Labels, channels: int) -> Labels:
+    """As many neighbours as become one channel go together."""
+    if labels is None:
+        return None
+    each = labels.reshape(channels, -1)
+    for i in range(1, each.shape[1]):
+        t.tie(each[:, 0], each[:, i], str(step))
+    return each[:, 0]
 
 
 @rule("pixel_unshuffle")
@@ -56,3 +60,27 @@ def grid_sample(t: Tracer, step: Step) -> Dims:
     x, grid = step.values
     t.fix_all([grid], f"{step} takes positions from it")
     return [*t.dims[x][:2], *[None] * (len(x.shape) - 2)]
+
+
+@rule("im2col")
+def unfold(t: Tracer, step: Step) -> Dims:
+    """Each channel becomes one for every place in a patch."""
+    x, out = step.values[0], step.outputs[0]
+    labels = t.dims[x][-3]
+    times = out.shape[-2] // x.shape[-3]
+    return [*t.dims[x][:-3], None if labels is None else labels.repeat(times), None]
+
+
+@rule("col2im")
+def fold(t: Tracer, step: Step) -> Dims:
+    x, out = step.values[0], step.outputs[0]
+    return [*t.dims[x][:-2], _merged(t, step, t.dims[x][-2], out.shape[-3]), None, None]
+
+
+@rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
+def fourier(t: Tracer, step: Step) -> Dims:
+    dims = list(t.dims[step.values[0]])
+    for d in step.arg(1, "dim"):
+        t.fix(dims[d], f"{step} transforms along it")
+        dims[d] = None
+    return dims

@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.record import Step, Value
 from sparsetrain.shrink.rules.registry import positive, rule
 
 
@@ -56,16 +56,21 @@ def slice_(t: Tracer, step: Step) -> Dims:
     if (labels := dims[dim]) is not None:
         start, end = step.arg(2, "start"), step.arg(3, "end")
         dims[dim] = labels[start : end : step.arg(4, "step", 1)]
-        _parts_alike(t, step, (labels, range(len(labels))[start:end]))
+        _parts_alike(t, step, (x, dim, range(len(labels))[start:end]))
     return dims
 
 
-def _parts_alike(t: Tracer, step: Step, part: tuple[np.ndarray, range]) -> None:
-    """A half of the channels, or a third, stays one: the others lose as many."""
-    whole, taken = part
+def _parts_alike(t: Tracer, step: Step, part: tuple[Value, int, range]) -> None:
+    """Halves of the channels stay halves: once all of equal parts are taken, they are tied."""
+    x, dim, taken = part
+    parts = t.parts.setdefault((x, dim), {})
+    parts[taken.start] = len(taken)
+    labels = t.dims[x][dim]
     length = len(taken)
-    if 0 < length < len(whole) and len(whole) % length == 0 and taken[0] % length == 0:
-        each = whole.reshape(-1, length)
+    if labels is None or len(labels) == length or set(parts.values()) != {length}:
+        return
+    if sorted(parts) == list(range(0, len(labels), length)):
+        each = labels.reshape(-1, length)
         for other in each[1:]:
             t.tie(each[0], other, str(step))
 
