@@ -1,42 +1,17 @@
 // spmm.h and sddmm.h, sort_entries.h and halo.h against plain loops, without PyTorch: what
-// `make sanitize` builds and runs. Every input lies in an exactly sized buffer, one number off its
-// alignment, so that a sanitizer sees every stray read or write.
+// `make sanitize` builds and runs.
 #include "../../csrc/spmm.h"
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <memory>
-#include <random>
-#include <thread>
 
 #include "../../csrc/halo.h"
 #include "../../csrc/sddmm.h"
 #include "../../csrc/sort_entries.h"
+#include "exact.h"
 
 namespace sparsetrain {
 namespace {
-
-std::mt19937 generator(1);
-
-int64_t below(int64_t n) { return int64_t(generator() % uint64_t(n)); }
-
-template <typename T>
-struct Exact {
-  explicit Exact(int64_t n) : n(n), held(new T[n + 1]), data(held.get() + 1) {}
-  T& operator[](int64_t i) { return data[i]; }
-  T operator[](int64_t i) const { return data[i]; }
-  int64_t n;
-  std::unique_ptr<T[]> held;
-  T* data;
-};
-
-Exact<float> numbers(int64_t n) {
-  Exact<float> x(n);
-  for (int64_t i = 0; i < n; i++) x[i] = float(below(2001) - 1000) / 1000;
-  return x;
-}
 
 void require(bool right, const char* op, const SpmmShape& s, int64_t v) {
   if (right) return;
@@ -45,16 +20,7 @@ void require(bool right, const char* op, const SpmmShape& s, int64_t v) {
   std::exit(1);
 }
 
-// Two threads, whatever the machine has.
 constexpr int kThreads = 2;
-struct TwoThreads {
-  template <typename Work>
-  void operator()(int64_t n, const Work& work) const {
-    std::thread other([&] { work(0, n / 2); });
-    work(n / 2, n);
-    other.join();
-  }
-};
 
 // A sparse product whose entries reach from the first number of x to the last.
 struct Product {
@@ -63,8 +29,8 @@ struct Product {
         shape(shape_of(v, lines, run, channels, segments)),
         start(segments * shape.groups + 1),
         offset(counted(most)),
-        x(numbers(shape.blocks * shape.x_block)),
-        value(numbers(offset.n * v)) {
+        x(numbers<float>(shape.blocks * shape.x_block)),
+        value(numbers<float>(offset.n * v)) {
     const int64_t last = shape.x_block - (lines - 1) * shape.x_line - run;
     for (int64_t k = 0; k < offset.n; k++)
       offset[k] = int32_t(k == 0 ? last : k == 1 ? 0 : below(last + 1));
@@ -110,7 +76,8 @@ struct Product {
 
 void test_spmm(const Product& p, bool after) {
   const SpmmShape& s = p.shape;
-  const Exact<float> bias = numbers(s.channels), residual = numbers(s.blocks * s.y_block);
+  const Exact<float> bias = numbers<float>(s.channels),
+                     residual = numbers<float>(s.blocks * s.y_block);
   Exact<float> y(residual.n);
   std::fill_n(y.data, y.n, NAN);
   std::vector<double> wanted(y.n), size(y.n);
@@ -135,7 +102,7 @@ void test_spmm(const Product& p, bool after) {
 
 void test_sddmm(const Product& p) {
   const SpmmShape& s = p.shape;
-  const Exact<float> dy = numbers(s.blocks * s.y_block);
+  const Exact<float> dy = numbers<float>(s.blocks * s.y_block);
   Exact<float> dvalue(p.value.n);
   std::fill_n(dvalue.data, dvalue.n, 0.0f);
   std::vector<double> wanted(dvalue.n), size(dvalue.n);

@@ -41,7 +41,7 @@ def test_convolution_equals_dense(name, v, output, pruned, agrees):
             agrees(dense, sparse, torch.randn(batch, 8, rows, columns))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(1, 9)),
     kernel=pair,
@@ -58,7 +58,7 @@ def test_any_convolution(sizes, kernel, stride, padding, channels, v, density, p
     agrees(*pruned(layer, v, density), torch.randn(batch, channels[0], rows, columns))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(0, 130),
     inputs=st.integers(1, 40),

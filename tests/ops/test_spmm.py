@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -176,12 +172,3 @@ def test_registration(product):
     for after in ((None, None, False), (torch.randn(6), residual, True)):
         arguments = (x, value, entries.start, entries.offset, *after, entries.segments, out)
         torch.library.opcheck(torch.ops.sparsetrain.spmm.default, arguments)
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_every_instruction_set(isa):
-    tests = ["tests/ops/test_spmm.py", "tests/ops/test_sddmm.py"]
-    some = "few or blocks or follows or (reference and (131 or 7))"
-    command = [sys.executable, "-m", "pytest", "-q", *tests, "-k", some]
-    root = os.path.join(os.path.dirname(__file__), "../..")
-    subprocess.run(command, check=True, cwd=root, env={**os.environ, "SPARSETRAIN_ISA": isa})
