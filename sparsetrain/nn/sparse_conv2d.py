@@ -127,18 +127,19 @@ class SparseConv2d(SparseLayer):
         return x.dense() if isinstance(x, Blocked) else x
 
     def _check(self, x: Tensor | Blocked) -> None:
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        shape = x.shape
+        if len(shape) != 4 or shape[1] != self.in_channels:
             raise ValueError(
                 f"SparseConv2d: x must be [N, {self.in_channels}, H, W] or"
-                f" [{self.in_channels}, H, W], got {list(x.shape)}"
+                f" [{self.in_channels}, H, W], got {list(shape)}"
             )
         if (
             self.padding != "same"
-            and min(self.geometry.size((x.shape[2], x.shape[3]), self.kernel_size)) < 1
+            and min(self.geometry.size((shape[2], shape[3]), self.kernel_size)) < 1
         ):
             raise ValueError(
                 f"SparseConv2d: a kernel of {self.kernel_size}, dilation {self.dilation}, is larger"
-                f" than the images {list(x.shape[2:])} with a padding of {self.geometry.padding}"
+                f" than the images {list(shape[2:])} with a padding of {self.geometry.padding}"
             )
 
     @property

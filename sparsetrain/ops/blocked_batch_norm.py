@@ -29,6 +29,7 @@ from sparsetrain.ops.blocked import (
     to_blocked_reference,
     with_halo_reference,
 )
+from sparsetrain.ops.differentiable import differentiable
 
 torch.library.define(
     "sparsetrain::blocked_batch_norm",
@@ -41,7 +42,6 @@ torch.library.define(
     " bool relu, bool training, int[] halo, int[] new_halo)"
     " -> (Tensor dx, Tensor dweight, Tensor dbias)",
 )
-_blocked_batch_norm = torch.ops.sparsetrain.blocked_batch_norm.default
 _blocked_batch_norm_backward = torch.ops.sparsetrain.blocked_batch_norm_backward.default
 
 
@@ -131,6 +131,7 @@ def _save(ctx, inputs, output) -> None:
     data, weight, bias, mean, _, ctx.eps, ctx.relu, ctx.halo, ctx.new_halo = inputs
     ctx.training = mean is None
     ctx.save_for_backward(data, weight, bias, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, dy: Tensor, _dmean: Tensor, _dvar: Tensor) -> tuple[Tensor | None, ...]:
@@ -140,7 +141,8 @@ def _backward(ctx, dy: Tensor, _dmean: Tensor, _dvar: Tensor) -> tuple[Tensor | 
     return dx, dweight if needed[1] else None, dbias if needed[2] else None, *[None] * 6
 
 
-torch.library.register_autograd("sparsetrain::blocked_batch_norm", _backward, setup_context=_save)
+_op = torch.ops.sparsetrain.blocked_batch_norm.default
+_blocked_batch_norm = differentiable(_op, _save, _backward)
 
 
 def _update(running: Tensor | None, batch: Tensor, momentum: float) -> None:
