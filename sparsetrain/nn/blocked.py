@@ -154,6 +154,10 @@ class Blocked:
     def device(self) -> torch.device:
         return torch.device("cpu") if self.pending is not None else self.data.device
 
+    @property
+    def is_cpu(self) -> bool:
+        return self.pending is not None or self._data.is_cpu
+
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
 

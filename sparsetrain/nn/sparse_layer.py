@@ -150,8 +150,7 @@ class SparseLayer(nn.Module):
     def _runs_sparse(self, x: Tensor | Blocked) -> bool:
         """Whether there is a kernel for it."""
         weight = self.weight
-        on_cpu = weight.device.type == "cpu" == x.device.type
-        if not on_cpu or weight.dtype != torch.float32:
+        if not (weight.is_cpu and x.is_cpu) or weight.dtype != torch.float32:
             return False
         if x.dtype != torch.float32 and not (
             x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cpu")
@@ -182,6 +181,11 @@ class SparseLayer(nn.Module):
             latest = Latest(index, key, kernels_of(self.pattern, geometry, x_shape, halo))
             self._latest = latest
         return latest.kernels
+
+    def _returned(self, y: Tensor) -> Tensor:
+        """An fp32 output in autocast's dtype."""
+        dtype = amp_dtype()
+        return y if dtype is None else y.to(dtype)
 
     def _traced(self, x: Tensor, geometry: Geometry) -> Tensor:
         """The layer on dense `[N, C, H, W]` input, in fp32, as one op."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked, filled_up, lanes_of_rows
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, packed
 from sparsetrain.ops.spmv import spmv
 
 GEOMETRY = Geometry()
@@ -85,11 +85,8 @@ class SparseLinear(SparseLayer):
 
     def _has_few(self, rows: int) -> bool:
         """Whether rows are so few that each is faster by itself than all as lanes."""
-        few = rows <= self.weight.shape[1] and self.output == "dense"
+        few = rows <= max(1, self.weight.shape[1] // 2) and self.output == "dense"
         return few and not torch.is_grad_enabled()
-
-    def _returned(self, y: Tensor) -> Tensor:
-        return y.to(amp_dtype() or torch.float32)
 
     def extra_repr(self) -> str:
         return (

@@ -25,7 +25,6 @@ from sparsetrain.ops.blocked import (
     check_blocked,
     check_halo,
     from_blocked_reference,
-    inside,
     to_blocked_reference,
     with_halo_reference,
 )
@@ -81,7 +80,9 @@ def blocked_batch_norm(
     check_halo("blocked_batch_norm", new_halo)
     named = {"running_mean": running_mean, "running_var": running_var}
     _check_channels(data, named | {"weight": weight, "bias": bias})
-    count = inside(data, halo).select(1, 0).numel() if data.shape[1] else 0
+    blocks, channels, rows, columns, lanes = data.shape
+    inner = (rows - 2 * halo[0]) * (columns - 2 * halo[1])
+    count = blocks * inner * lanes if channels else 0
     if training and count == 1:
         raise ValueError("blocked_batch_norm: training needs more than one number a channel")
     if not training and (running_mean is None or running_var is None):

@@ -1,8 +1,8 @@
 """Ops with gradients, for calls that cost more than their kernel.
 
 An op's gradients by torch.library.register_autograd put Python before every kernel, also where no
-gradient is wanted: about 15 us a call, and 130 us forward and backward. A torch.autograd.Function
-is a tenth of the first where there is nothing to differentiate, and half of the second.
+gradient is wanted: with to_blocked of a few numbers 10 us a call, and 135 us forward and backward.
+A torch.autograd.Function adds nothing to the first and makes 100 us of the second.
 """
 
 from collections.abc import Callable

@@ -188,7 +188,7 @@ def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_values(op: str, value: Tensor, entries: Entries) -> None:
     """Raises where value is not `[E, v]` fp32."""
-    check_plain(f"{op}: value", value, (len(entries.offset), entries.v))
+    check_plain(f"{op}: value", value, (entries.offset.numel(), entries.v))
 
 
 def check_halo(op: str, halo: tuple[int, int]) -> None:

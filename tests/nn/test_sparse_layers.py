@@ -126,15 +126,15 @@ def test_inference_equals_training(pruned):
 def test_few_rows_in_inference(v, pruned):
     dense, sparse = pruned(nn.Linear(23, 2 * v + v // 2 + 1), v)
     x = torch.randn(23, v).T
-    images = Blocked.of(x.contiguous()[:, :, None, None])
+    images = Blocked.of(x[:1, :, None, None])
     with torch.no_grad():
-        for rows in {1, v - 1, v}:
+        for rows in {1, v // 2, v}:
             torch.testing.assert_close(sparse(x[:rows]), dense(x[:rows]))
         torch.testing.assert_close(sparse(x[None, :1]), dense(x[None, :1]))
-        torch.testing.assert_close(sparse(torch.flatten(images, 1)), dense(x))
-        before = sparse(x)
+        torch.testing.assert_close(sparse(torch.flatten(images, 1)), dense(x[:1]))
+        before = sparse(x[:1])
         sparse.weight.mul_(2)
-        torch.testing.assert_close(sparse(x) - sparse.bias, 2 * (before - sparse.bias))
+        torch.testing.assert_close(sparse(x[:1]) - sparse.bias, 2 * (before - sparse.bias))
     assert sparse(x).requires_grad
 
 
