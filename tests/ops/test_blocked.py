@@ -97,6 +97,8 @@ def test_gradients(layout):
     assert dx.is_contiguous(memory_format=layout)
 
 
+# torch's own, when it traces a Function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles():
     def loss(x):
         return from_blocked(with_halo(to_blocked(x, 2, (1, 1)), (1, 1), (0, 2)), (0, 2)).square()

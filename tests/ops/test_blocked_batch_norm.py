@@ -150,6 +150,8 @@ def test_gradient(training, relu):
     assert y.data_ptr() not in saved
 
 
+# torch's own, when it traces a Function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles():
     def loss(x, weight):
         y = blocked_batch_norm(x, (1, 1), None, None, weight, training=True, relu=True)

@@ -113,6 +113,8 @@ def test_gradient():
         )
 
 
+# torch's own, when it traces a Function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles():
     def loss(data):
         y = blocked_max_pool(data, (1, 1), 3, 2, 1)
