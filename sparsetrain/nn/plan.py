@@ -38,13 +38,9 @@ class Geometry:
 
     def size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the output for those of the input."""
-        rows, columns = (
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(
-                size, self.padding, self.dilation, kernel, self.stride, strict=True
-            )
-        )
-        return rows, columns
+        (s, t), (above, beside), (d, e) = self.stride, self.padding, self.dilation
+        rows = (size[0] + 2 * above - d * (kernel[0] - 1) - 1) // s + 1
+        return rows, (size[1] + 2 * beside - e * (kernel[1] - 1) - 1) // t + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +54,7 @@ class Plan:
 
     pattern: Pattern
     geometry: Geometry
-    x_shape: tuple[int, int, int, int]
+    x_shape: tuple[int, ...]
     halo: tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -88,19 +84,19 @@ class Plan:
                 f"Plan: images of {self.x_shape} are 2^31 floats a block or more; fewer lanes"
             )
 
-    @property
+    @cached_property
     def kernel(self) -> tuple[int, int]:
         rows, columns = self.pattern.shape[2:] if len(self.pattern.shape) == 4 else (1, 1)
         return rows, columns
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Rows and columns of the output."""
         rows, columns = self.x_shape[1:3]
         inner = (rows - 2 * self.halo[0], columns - 2 * self.halo[1])
         return self.geometry.size(inner, self.kernel)
 
-    @property
+    @cached_property
     def dy_halo(self) -> tuple[int, int]:
         """The halo that the output's gradient needs for `backward`."""
         if self.geometry.stride == (1, 1):
@@ -194,7 +190,7 @@ class Plan:
     def _plane(self) -> int:
         return self._phased[1] * self._phased[2] * self._phased[3]
 
-    @property
+    @cached_property
     def _phased(self) -> tuple[int, int, int, int]:
         channels, rows, columns, lanes = self.x_shape
         s, t = self.geometry.stride

@@ -117,7 +117,7 @@ class Kernels:
 
 
 def kernels_of(
-    pattern: Pattern, geometry: Geometry, x_shape: tuple[int, int, int, int], halo: Halo
+    pattern: Pattern, geometry: Geometry, x_shape: tuple[int, ...], halo: Halo
 ) -> Kernels:
     """The kernels for `[channels, rows, columns, lanes]` of input, its halo included."""
     index = pattern.index

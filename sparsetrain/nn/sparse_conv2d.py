@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, packed
 
 Padding = str | tuple[int, int]
 
@@ -103,11 +103,11 @@ class SparseConv2d(SparseLayer):
         return self._sparse(x)
 
     def _sparse(self, x: Tensor | Blocked) -> Tensor | Blocked:
-        dtype, channels_last = amp_dtype() or torch.float32, False
+        channels_last = False
         if isinstance(x, Tensor):
             x = x.float()
             if torch.compiler.is_compiling():
-                return self._traced(x, self.geometry).to(dtype)
+                return self._returned(self._traced(x, self.geometry))
             channels_last = not x.is_contiguous() and x.is_contiguous(
                 memory_format=torch.channels_last
             )
@@ -115,7 +115,7 @@ class SparseConv2d(SparseLayer):
         y = self._product(x, self.geometry)
         if self.output == "blocked":
             return y
-        return y.dense(channels_last).to(dtype)
+        return self._returned(y.dense(channels_last))
 
     def _masked(self, x: Tensor) -> Tensor:
         """By a dense convolution, in any dtype and on any device."""
@@ -127,18 +127,19 @@ class SparseConv2d(SparseLayer):
         return x.dense() if isinstance(x, Blocked) else x
 
     def _check(self, x: Tensor | Blocked) -> None:
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        shape = x.shape
+        if len(shape) != 4 or shape[1] != self.in_channels:
             raise ValueError(
                 f"SparseConv2d: x must be [N, {self.in_channels}, H, W] or"
-                f" [{self.in_channels}, H, W], got {list(x.shape)}"
+                f" [{self.in_channels}, H, W], got {list(shape)}"
             )
         if (
             self.padding != "same"
-            and min(self.geometry.size((x.shape[2], x.shape[3]), self.kernel_size)) < 1
+            and min(self.geometry.size((shape[2], shape[3]), self.kernel_size)) < 1
         ):
             raise ValueError(
                 f"SparseConv2d: a kernel of {self.kernel_size}, dilation {self.dilation}, is larger"
-                f" than the images {list(x.shape[2:])} with a padding of {self.geometry.padding}"
+                f" than the images {list(shape[2:])} with a padding of {self.geometry.padding}"
             )
 
     @property

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparsetrain.ops.differentiable import differentiable
+
 Halo = tuple[int, int]  # rows, columns
 BLOCKED_DTYPES = (torch.float32, torch.float64)
 
@@ -29,9 +31,6 @@ torch.library.define(
 torch.library.define(
     "sparsetrain::with_halo", "(Tensor data, int[] halo, int[] new_halo) -> Tensor"
 )
-_to_blocked = torch.ops.sparsetrain.to_blocked.default
-_from_blocked = torch.ops.sparsetrain.from_blocked.default
-_with_halo = torch.ops.sparsetrain.with_halo.default
 
 
 def to_blocked(x: Tensor, lanes: int, halo: Halo = (0, 0)) -> Tensor:
@@ -166,11 +165,10 @@ def _halo_backward(ctx, dout: Tensor) -> tuple[Tensor, None, None]:
     return with_halo(dout, ctx.new_halo, ctx.halo), None, None
 
 
-torch.library.register_autograd("sparsetrain::to_blocked", _to_backward, setup_context=_save_to)
-torch.library.register_autograd(
-    "sparsetrain::from_blocked", _from_backward, setup_context=_save_from
-)
-torch.library.register_autograd("sparsetrain::with_halo", _halo_backward, setup_context=_save_halos)
+_ops = torch.ops.sparsetrain
+_to_blocked = differentiable(_ops.to_blocked.default, _save_to, _to_backward)
+_from_blocked = differentiable(_ops.from_blocked.default, _save_from, _from_backward)
+_with_halo = differentiable(_ops.with_halo.default, _save_halos, _halo_backward)
 
 
 def inside(data: Tensor, halo: Halo | list[int]) -> Tensor:

@@ -25,10 +25,10 @@ from sparsetrain.ops.blocked import (
     check_blocked,
     check_halo,
     from_blocked_reference,
-    inside,
     to_blocked_reference,
     with_halo_reference,
 )
+from sparsetrain.ops.differentiable import differentiable
 
 torch.library.define(
     "sparsetrain::blocked_batch_norm",
@@ -41,7 +41,6 @@ torch.library.define(
     " bool relu, bool training, int[] halo, int[] new_halo)"
     " -> (Tensor dx, Tensor dweight, Tensor dbias)",
 )
-_blocked_batch_norm = torch.ops.sparsetrain.blocked_batch_norm.default
 _blocked_batch_norm_backward = torch.ops.sparsetrain.blocked_batch_norm_backward.default
 
 
@@ -81,7 +80,9 @@ def blocked_batch_norm(
     check_halo("blocked_batch_norm", new_halo)
     named = {"running_mean": running_mean, "running_var": running_var}
     _check_channels(data, named | {"weight": weight, "bias": bias})
-    count = inside(data, halo).select(1, 0).numel() if data.shape[1] else 0
+    blocks, channels, rows, columns, lanes = data.shape
+    inner = (rows - 2 * halo[0]) * (columns - 2 * halo[1])
+    count = blocks * inner * lanes if channels else 0
     if training and count == 1:
         raise ValueError("blocked_batch_norm: training needs more than one number a channel")
     if not training and (running_mean is None or running_var is None):
@@ -131,6 +132,7 @@ def _save(ctx, inputs, output) -> None:
     data, weight, bias, mean, _, ctx.eps, ctx.relu, ctx.halo, ctx.new_halo = inputs
     ctx.training = mean is None
     ctx.save_for_backward(data, weight, bias, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, dy: Tensor, _dmean: Tensor, _dvar: Tensor) -> tuple[Tensor | None, ...]:
@@ -140,7 +142,8 @@ def _backward(ctx, dy: Tensor, _dmean: Tensor, _dvar: Tensor) -> tuple[Tensor | 
     return dx, dweight if needed[1] else None, dbias if needed[2] else None, *[None] * 6
 
 
-torch.library.register_autograd("sparsetrain::blocked_batch_norm", _backward, setup_context=_save)
+_op = torch.ops.sparsetrain.blocked_batch_norm.default
+_blocked_batch_norm = differentiable(_op, _save, _backward)
 
 
 def _update(running: Tensor | None, batch: Tensor, momentum: float) -> None:

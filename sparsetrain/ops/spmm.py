@@ -123,9 +123,9 @@ def spmm(
     check_halo("spmm", halo)
     out = [entries.channels, *entries.size, *halo]
     if bias is not None:
-        _check("spmm: bias", bias, (entries.channels,))
+        check_plain("spmm: bias", bias, (entries.channels,))
     if residual is not None:
-        _check("spmm: residual", residual, _y_shape(x, out))
+        check_plain("spmm: residual", residual, _y_shape(x, out))
     return _spmm(
         x, value, entries.start, entries.offset, bias, residual, relu, entries.segments, out
     )
@@ -188,7 +188,7 @@ def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_values(op: str, value: Tensor, entries: Entries) -> None:
     """Raises where value is not `[E, v]` fp32."""
-    _check(f"{op}: value", value, (len(entries.offset), entries.v))
+    check_plain(f"{op}: value", value, (entries.offset.numel(), entries.v))
 
 
 def check_halo(op: str, halo: tuple[int, int]) -> None:
@@ -202,7 +202,7 @@ def _y_shape(x: Tensor, out: list[int]) -> tuple[int, ...]:
     return (x.shape[0], channels, rows + 2 * above, columns + 2 * beside, x.shape[4])
 
 
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def check_plain(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     _check_dtype(name, tensor)

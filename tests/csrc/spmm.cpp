@@ -1,4 +1,4 @@
-// spmm.h and sddmm.h, sort_entries.h and halo.h against plain loops, without PyTorch: what
+// spmm.h, spmv.h and sddmm.h, sort_entries.h and halo.h against plain loops, without PyTorch: what
 // `make sanitize` builds and runs.
 #include "../../csrc/spmm.h"
 
@@ -8,6 +8,7 @@
 #include "../../csrc/halo.h"
 #include "../../csrc/sddmm.h"
 #include "../../csrc/sort_entries.h"
+#include "../../csrc/spmv.h"
 #include "exact.h"
 
 namespace sparsetrain {
@@ -119,6 +120,33 @@ void test_sddmm(const Product& p) {
     require(std::abs(dvalue[i] - wanted[i]) <= 1e-6 * (1 + size[i]), "sddmm", s, p.v);
 }
 
+void test_spmv(int64_t v, int64_t rows, int64_t channels, int64_t segments, int64_t most) {
+  const int64_t inputs = 9, groups = (channels + v - 1) / v;
+  Exact<int32_t> start(segments * groups + 1);
+  start[0] = 0;
+  for (int64_t i = 1; i < start.n; i++) start[i] = start[i - 1] + int32_t(below(most + 1));
+  Exact<int32_t> offset(start[start.n - 1]);
+  for (int64_t k = 0; k < offset.n; k++) offset[k] = int32_t(below(inputs));
+  const Exact<float> value = numbers(offset.n * v), x = numbers(rows * inputs);
+  const Exact<float> bias = numbers(channels);
+  Exact<float> y(rows * channels);
+  std::fill_n(y.data, y.n, NAN);
+  spmv({rows, inputs, channels, groups, segments, start.data, offset.data, value.data, bias.data,
+        x.data, y.data},
+       int(v), [](int64_t n, int64_t, const auto& work) { TwoThreads()(n, work); });
+  for (int64_t i = 0; i < y.n; i++) {
+    const int64_t channel = i % channels;
+    double wanted = bias[channel], size = 1;
+    for (int64_t g = channel / v; g < segments * groups; g += groups)
+      for (int64_t k = start[g]; k < start[g + 1]; k++) {
+        const double term =
+            double(value[k * v + channel % v]) * x[i / channels * inputs + offset[k]];
+        wanted += term, size += std::abs(term);
+      }
+    require(std::abs(y[i] - wanted) <= 1e-6 * size, "spmv", {0, rows, most}, v);
+  }
+}
+
 void test_zero_halo(int64_t rows, int64_t columns, int64_t lanes, int64_t above, int64_t beside) {
   Exact<float> plane(rows * columns * lanes);
   std::fill_n(plane.data, plane.n, 1.0f);
@@ -175,6 +203,10 @@ int main() {
       test_spmm(p, true);
       test_sddmm(p);
     }
+    for (int64_t rows : {1, 3})
+      for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
+        for (int64_t segments : {1, 3})
+          for (int64_t most : {0, 1, 40}) test_spmv(v, rows, channels, segments, most);
     for (int64_t width : {1, 3, 10}) test_sort_entries(4 * v + 1, 10, v, width);
     test_sort_entries(1, 1, v, 1);
   }

@@ -122,6 +122,36 @@ def test_inference_equals_training(pruned):
                 assert torch.equal(sparse(x), y)
 
 
+@pytest.mark.parametrize("v", [1, 4, 8, 16])
+def test_few_rows_in_inference(v, pruned):
+    dense, sparse = pruned(nn.Linear(23, 2 * v + v // 2 + 1), v)
+    x = torch.randn(23, v).T
+    images = Blocked.of(x[:1, :, None, None])
+    with torch.no_grad():
+        for rows in {1, v // 2, v}:
+            torch.testing.assert_close(sparse(x[:rows]), dense(x[:rows]))
+        torch.testing.assert_close(sparse(x[None, :1]), dense(x[None, :1]))
+        torch.testing.assert_close(sparse(torch.flatten(images, 1)), dense(x[:1]))
+        before = sparse(x[:1])
+        sparse.weight.mul_(2)
+        torch.testing.assert_close(sparse(x[:1]) - sparse.bias, 2 * (before - sparse.bias))
+    assert sparse(x).requires_grad
+
+
+def test_kernels_follow_input_and_pattern(pruned):
+    dense, sparse = pruned(nn.Conv2d(4, 6, 3, padding=1))
+    for shape in ((2, 4, 5, 5), (4, 4, 5, 5), (2, 4, 7, 5), (2, 4, 5, 5)):
+        x = torch.randn(shape)
+        for _ in range(2):
+            torch.testing.assert_close(sparse(x), dense(x))
+    sparse.index.copy_(torch.arange(len(sparse.index)))  # in place
+    torch.testing.assert_close(sparse(x), sparse.to_dense()(x))
+    sparse.index = sparse.index + 1
+    torch.testing.assert_close(sparse(x), sparse.to_dense()(x))
+    sparse.repack(torch.ones(6, 4, 3, 3, dtype=torch.bool))
+    torch.testing.assert_close(sparse(x), sparse.to_dense()(x))
+
+
 def test_inference_sees_new_weights(pruned):
     _, sparse = pruned(nn.Conv2d(512, 8, 3, padding=1, bias=False))
     x = torch.randn(2, 512, 4, 4)
