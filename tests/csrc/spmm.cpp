@@ -127,8 +127,8 @@ void test_spmv(int64_t v, int64_t rows, int64_t channels, int64_t segments, int6
   for (int64_t i = 1; i < start.n; i++) start[i] = start[i - 1] + int32_t(below(most + 1));
   Exact<int32_t> offset(start[start.n - 1]);
   for (int64_t k = 0; k < offset.n; k++) offset[k] = int32_t(below(inputs));
-  const Exact<float> value = numbers(offset.n * v), x = numbers(rows * inputs);
-  const Exact<float> bias = numbers(channels);
+  const Exact<float> value = numbers<float>(offset.n * v), x = numbers<float>(rows * inputs);
+  const Exact<float> bias = numbers<float>(channels);
   Exact<float> y(rows * channels);
   std::fill_n(y.data, y.n, NAN);
   spmv({rows, inputs, channels, groups, segments, start.data, offset.data, value.data, bias.data,

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -100,12 +96,3 @@ def test_registration(matrix):
     for bias in (None, torch.randn(6)):
         arguments = (x, value, entries.start, entries.offset, bias, entries.segments, 6)
         torch.library.opcheck(torch.ops.sparsetrain.spmv.default, arguments)
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_every_instruction_set(isa):
-    some = ["tests/ops/test_spmv.py", "-k", "few or reference or nan"]
-    root = os.path.join(os.path.dirname(__file__), "../..")
-    environment = {**os.environ, "SPARSETRAIN_ISA": isa}
-    command = [sys.executable, "-m", "pytest", "-q", *some]
-    subprocess.run(command, check=True, cwd=root, env=environment)
