@@ -21,12 +21,12 @@ Tensor sddmm_cpu(const Tensor& dy, const Tensor& x, const Tensor& start, const T
   Tensor dvalue = torch::stable::new_zeros(x, {offset.size(0), v});
   if (dvalue.numel() == 0 || dy.numel() == 0) return dvalue;
   const Halo around{halo[0], halo[1]};
-  const SddmmJob job{spmm_shape(x, dy, around, v, segments),
-                     start.const_data_ptr<int32_t>(),
-                     offset.const_data_ptr<int32_t>(),
-                     x.const_data_ptr<float>(),
-                     dy.const_data_ptr<float>() + inside(dy, around),
-                     dvalue.mutable_data_ptr<float>()};
+  const SddmmJob<float> job{spmm_shape(x, dy, around, v, segments),
+                            start.const_data_ptr<int32_t>(),
+                            offset.const_data_ptr<int32_t>(),
+                            x.const_data_ptr<float>(),
+                            dy.const_data_ptr<float>() + inside(dy, around),
+                            dvalue.mutable_data_ptr<float>()};
   sddmm(job, int(v), spmm_threads(), [](int64_t n, const auto& work) {
     torch::stable::parallel_for(0, n, /*grain_size=*/1, work);
   });

@@ -39,12 +39,12 @@ Tensor spmm_cpu(const Tensor& x, const Tensor& value, const Tensor& start, const
         zero_halo(to + p * rows * columns * lanes, rows, columns, lanes, halo.rows, halo.columns);
     });
   const int64_t shift = inside(y, halo);
-  const SpmmJob job{spmm_shape(x, y, halo, v, segments),
-                    {start.const_data_ptr<int32_t>(), offset.const_data_ptr<int32_t>(),
-                     value.const_data_ptr<float>()},
-                    {to + shift, bias ? bias->const_data_ptr<float>() : nullptr,
-                     residual ? residual->const_data_ptr<float>() + shift : nullptr, relu},
-                    x.const_data_ptr<float>()};
+  const SpmmJob<float> job{spmm_shape(x, y, halo, v, segments),
+                           {start.const_data_ptr<int32_t>(), offset.const_data_ptr<int32_t>(),
+                            value.const_data_ptr<float>()},
+                           {to + shift, bias ? bias->const_data_ptr<float>() : nullptr,
+                            residual ? residual->const_data_ptr<float>() + shift : nullptr, relu},
+                           x.const_data_ptr<float>()};
   spmm(job, int(v), spmm_threads(), [](int64_t n, const auto& work) { share(n, work); });
   return y;
 }

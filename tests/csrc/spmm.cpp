@@ -122,10 +122,11 @@ void test_spmm(const Product& p, bool after) {
       size[to + channel * s.y_channel] += std::abs(term);
     });
   });
-  const SpmmJob job{s,
-                    {p.start.data, p.offset.data, p.value.data},
-                    {y.data, after ? bias.data : nullptr, after ? residual.data : nullptr, after},
-                    p.x.data};
+  const SpmmJob<float> job{
+      s,
+      {p.start.data, p.offset.data, p.value.data},
+      {y.data, after ? bias.data : nullptr, after ? residual.data : nullptr, after},
+      p.x.data};
   spmm(job, int(p.v), kThreads, TwoThreads());
   for (int64_t i = 0; i < y.n; i++) {
     const double exact = after ? std::max(0.0, wanted[i] + residual[i]) : wanted[i];
@@ -146,7 +147,7 @@ void test_sddmm(const Product& p) {
       size[k * p.v + j] += std::abs(term);
     });
   });
-  const SddmmJob job{s, p.start.data, p.offset.data, p.x.data, dy.data, dvalue.data};
+  const SddmmJob<float> job{s, p.start.data, p.offset.data, p.x.data, dy.data, dvalue.data};
   sddmm(job, int(p.v), kThreads, TwoThreads());
   for (int64_t i = 0; i < dvalue.n; i++)
     require(std::abs(dvalue[i] - wanted[i]) <= 1e-6 * (1 + size[i]), "sddmm", s, p.v);
