@@ -10,9 +10,10 @@ constexpr int sddmm_channels(int v) { return std::min(v, 8); }
 constexpr int sddmm_entries(int v) { return std::max(1, kRegisters / 2 / std::max(v, 2)); }
 
 // sum[e][c] = sum over the tile of dy[c] * x[e].
-template <int C, int E, bool partial, typename T>
+template <typename Of, int C, int E, bool partial, typename T>
 SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
                                    const T* const (&x)[E], const T* dy, Reg (&sum)[E][C]) {
+  constexpr int N = Of::kNumbers;
   Reg part[E][C];
   for (int e = 0; e < E; e++)
     for (int c = 0; c < C; c++) part[e][c] = broadcast(0);
@@ -20,19 +21,20 @@ SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
   for (int r = 0; r < tile.lines; r++) {
     const int64_t x_line = r * s.x_line, dy_line = r * s.y_line;
     for (int p = 0; p < full; p++) {
-      Reg at[C];
-      for (int c = 0; c < C; c++) at[c] = load(dy + dy_line + c * s.y_channel + p * kWidth);
+      typename Of::Vec at[C], in;
+      for (int c = 0; c < C; c++) get(at[c], dy + dy_line + c * s.y_channel + p * N, N);
       for (int e = 0; e < E; e++) {
-        const Reg in = load(x[e] + x_line + p * kWidth);
+        get(in, x[e] + x_line + p * N, N);
         for (int c = 0; c < C; c++) part[e][c] = multiply_add(at[c], in, part[e][c]);
       }
     }
     if (!partial) continue;
     for (int e = 0; e < E; e++) {
-      const Reg in = load_first(x[e] + x_line + full * kWidth, tile.tail);
+      typename Of::Vec at, in;
+      get(in, x[e] + x_line + full * N, tile.tail);
       for (int c = 0; c < C; c++) {
-        const T* from = dy + dy_line + c * s.y_channel + full * kWidth;
-        part[e][c] = multiply_add(load_first(from, tile.tail), in, part[e][c]);
+        get(at, dy + dy_line + c * s.y_channel + full * N, tile.tail);
+        part[e][c] = multiply_add(at, in, part[e][c]);
       }
     }
   }
@@ -48,7 +50,7 @@ SPARSETRAIN_TARGET void sddmm_block(const SddmmJob<T>& job, const SddmmTile& til
   const T* from[E];
   for (int e = 0; e < E; e++) from[e] = x + job.offset[k + std::min(e, count - 1)];
   Reg sum[E][C];
-  sddmm_sums<C, E, partial>(job.shape, tile, from, dy, sum);
+  sddmm_sums<VecOf<T, C>, C, E, partial>(job.shape, tile, from, dy, sum);
   if constexpr (C >= 4) {
     for (int e = 0; e < E; e++) {
       if (e == count) break;
@@ -78,7 +80,7 @@ SPARSETRAIN_TARGET void sddmm_group(const SddmmJob<T>& job, const SddmmTile& til
 }
 
 // The same for the last group where v does not divide the channels: one channel at a time.
-template <typename T>
+template <typename Of, typename T>
 SPARSETRAIN_TARGET void sddmm_rest(const SddmmJob<T>& job, const SddmmTile& tile, int v,
                                    const int64_t (&range)[2], const T* x, const T* dy,
                                    int channels) {
@@ -86,7 +88,7 @@ SPARSETRAIN_TARGET void sddmm_rest(const SddmmJob<T>& job, const SddmmTile& tile
     for (int c = 0; c < channels; c++) {
       const T* const from[1] = {x + job.offset[k]};
       Reg sum[1][1];
-      sddmm_sums<1, 1, true>(job.shape, tile, from, dy + c * job.shape.y_channel, sum);
+      sddmm_sums<Of, 1, 1, true>(job.shape, tile, from, dy + c * job.shape.y_channel, sum);
       Reg four[4] = {sum[0][0], broadcast(0), broadcast(0), broadcast(0)};
       float total[4] = {};
       add_sums(four, total);
@@ -106,11 +108,11 @@ SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob<T>& job, const SddmmTile& tile
       const T* x = job.x + x_at;
       const T* dy = job.dy + dy_at + g * V * s.y_channel;
       if ((g + 1) * V > s.channels) {
-        sddmm_rest(job, tile, V, range, x, dy, int(s.channels - g * V));
+        sddmm_rest<VecOf<T, C>>(job, tile, V, range, x, dy, int(s.channels - g * V));
         continue;
       }
       for (int c = 0; c < V; c += C)
-        if (tile.tail < kWidth)
+        if (tile.tail < VecOf<T, C>::kNumbers)
           sddmm_group<V, C, true>(job, tile, range, x, dy + c * s.y_channel, c);
         else
           sddmm_group<V, C, false>(job, tile, range, x, dy + c * s.y_channel, c);
@@ -123,7 +125,8 @@ template <int V, typename T, typename Parallel>
 void sddmm_of(const SddmmJob<T>& job, int threads, Parallel parallel) {
   constexpr int64_t kTile = 32, kColumns = 16;
   const SpmmShape& s = job.shape;
-  const int64_t all = (s.run + kWidth - 1) / kWidth;
+  constexpr int N = VecOf<T, sddmm_channels(V)>::kNumbers;
+  const int64_t all = (s.run + N - 1) / N;
   const int64_t most = std::min(all, kColumns);
   const int64_t lines = std::min(s.lines, std::max<int64_t>(1, kTile / most));
   const int64_t chunks = (all + most - 1) / most, parts = std::min<int64_t>(s.groups, threads);
@@ -133,10 +136,10 @@ void sddmm_of(const SddmmJob<T>& job, int threads, Parallel parallel) {
       for (int64_t line = 0; line < s.lines; line += lines)
         for (int64_t c = 0; c < chunks; c++) {
           const int64_t from = all * c / chunks, count = all * (c + 1) / chunks - from;
-          const int tail = int(std::min<int64_t>(kWidth, s.run - (from + count - 1) * kWidth));
+          const int tail = int(std::min<int64_t>(N, s.run - (from + count - 1) * N));
           const SddmmTile tile{int(std::min(lines, s.lines - line)), int(count), tail};
-          sddmm_tile<V>(job, tile, block * s.x_block + line * s.x_line + from * kWidth,
-                        block * s.y_block + line * s.y_line + from * kWidth, groups);
+          sddmm_tile<V>(job, tile, block * s.x_block + line * s.x_line + from * N,
+                        block * s.y_block + line * s.y_line + from * N, groups);
         }
   });
 }

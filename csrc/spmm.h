@@ -11,7 +11,7 @@
 #include <memory>
 #include <type_traits>
 
-#include "vec.h"
+#include "vec_bf16.h"
 
 namespace sparsetrain {
 

@@ -31,29 +31,31 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_group(const SpmmJob<T
   const int live = int(std::min<int64_t>(V, s.channels - channel));
   T* y = job.output.y + tile.y_at + channel * s.y_channel;
   float* sums = tile.sums.at + (channel - tile.begin * V) * tile.sums.channel;
-  Reg sum[V][R][P];
+  using Vec = typename VecOf<T, V>::Vec;
+  constexpr int N = VecOf<T, V>::kNumbers;
+  Vec sum[V][R][P];
   for (int v = 0; v < V; v++)
     for (int r = 0; r < R; r++)
       for (int p = 0; p < P; p++) {
-        const float* from = sums + v * tile.sums.channel + r * tile.sums.line + p * kWidth;
+        const float* from = sums + v * tile.sums.channel + r * tile.sums.line + p * N;
         if (first || v >= live)
-          sum[v][r][p] = broadcast(job.output.bias && v < live ? job.output.bias[channel + v] : 0);
+          set(sum[v][r][p], job.output.bias && v < live ? job.output.bias[channel + v] : 0);
         else
-          sum[v][r][p] = partial && p == P - 1 ? load_first(from, tile.tail) : load(from);
+          get(sum[v][r][p], from, partial && p == P - 1 ? tile.tail : N);
       }
   if (first)
     for (int v = 0; v < live; v++)
-      for (int r = 0; r < R; r++) prefetch(y + v * s.y_channel + r * s.y_line + P * kWidth - 1);
+      for (int r = 0; r < R; r++) prefetch(y + v * s.y_channel + r * s.y_line + P * N - 1);
   const int32_t* offset = job.entries.offset;
   const float* value = job.entries.value;
   for (int64_t k = begin; k < end; k++) {
     const T* at = tile.x + offset[k];
-    Reg in[R][P];
+    Vec in[R][P];
     for (int r = 0; r < R; r++) {
-      prefetch(at + r * s.x_line + 2 * P * kWidth - 1);
+      prefetch(at + r * s.x_line + 2 * P * N - 1);
       for (int p = 0; p < P; p++) {
-        const T* from = at + r * s.x_line + p * kWidth;
-        in[r][p] = partial && p == P - 1 ? load_first(from, tile.tail) : load(from);
+        const T* from = at + r * s.x_line + p * N;
+        get(in[r][p], from, partial && p == P - 1 ? tile.tail : N);
       }
     }
     for (int v = 0; v < V; v++) {
@@ -65,20 +67,19 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_group(const SpmmJob<T
   for (int v = 0; v < live; v++)
     for (int r = 0; r < R; r++)
       for (int p = 0; p < P; p++) {
-        const bool some = partial && p == P - 1;
-        Reg out = sum[v][r][p];
+        const int n = partial && p == P - 1 ? tile.tail : N;
+        Vec out = sum[v][r][p], other;
         if (!last) {
-          float* to = sums + v * tile.sums.channel + r * tile.sums.line + p * kWidth;
-          some ? store_first(to, out, tile.tail) : store(to, out);
+          put(sums + v * tile.sums.channel + r * tile.sums.line + p * N, out, n);
           continue;
         }
-        const int64_t at = v * s.y_channel + r * s.y_line + p * kWidth;
+        const int64_t at = v * s.y_channel + r * s.y_line + p * N;
         if (job.output.residual) {
-          const T* from = job.output.residual + (y - job.output.y) + at;
-          out = add(out, some ? load_first(from, tile.tail) : load(from));
+          get(other, job.output.residual + (y - job.output.y) + at, n);
+          out = add(out, other);
         }
         if (job.output.relu) out = relu(out);
-        some ? store_first(y + at, out, tile.tail) : store(y + at, out);
+        put(y + at, out, n);
       }
 }
 
@@ -90,12 +91,13 @@ SPARSETRAIN_TARGET void spmm_groups(const SpmmJob<T>& job, const SpmmTile<T>& ti
 template <typename T>
 using SpmmGroups = void (*)(const SpmmJob<T>&, const SpmmTile<T>&);
 
-// Registers for sums; the rest hold x, the value and addresses.
-constexpr int spmm_registers(int v) { return kRegisters * 3 / 4 / v; }
+// Of a channel's sums in registers; the rest hold x, the value and addresses.
+template <typename T, int V>
+constexpr int kSpmmMost = std::max(1, kRegisters * 3 / 4 / V / VecOf<T, V>::kRegs);
 
 template <typename T, int V, int R, int P>
 SPARSETRAIN_TARGET SpmmGroups<T> spmm_groups_of(bool partial) {
-  if constexpr (R * P <= std::max(1, spmm_registers(V)))
+  if constexpr (R * P <= kSpmmMost<T, V>)
     return partial ? spmm_groups<V, R, P, true, T> : spmm_groups<V, R, P, false, T>;
   else
     return nullptr;
@@ -138,14 +140,15 @@ SPARSETRAIN_TARGET void spmm_lines(const SpmmJob<T>& job, const int64_t (&at)[2]
   const SpmmShape& s = job.shape;
   const int64_t x_at = at[0] * s.x_block + at[1] * s.x_line;
   const int64_t y_at = at[0] * s.y_block + at[1] * s.y_line;
-  const int64_t all = (s.run + kWidth - 1) / kWidth, chunks = (all + most - 1) / most;
+  constexpr int N = VecOf<T, V>::kNumbers;
+  const int64_t all = (s.run + N - 1) / N, chunks = (all + most - 1) / most;
   for (int64_t c = 0, from = 0; c < chunks; c++) {
     const int count = int((all - from + chunks - c - 1) / (chunks - c));
-    const int tail = int(std::min<int64_t>(kWidth, s.run - (from + count - 1) * kWidth));
-    const SpmmGroups<T> run = spmm_groups_of<T, V>(lines, count, tail < kWidth);
-    SpmmTile<T> tile{job.x + x_at + from * kWidth,
-                     {scratch, lines * most * kWidth, most * kWidth},
-                     y_at + from * kWidth,
+    const int tail = int(std::min<int64_t>(N, s.run - (from + count - 1) * N));
+    const SpmmGroups<T> run = spmm_groups_of<T, V>(lines, count, tail < N);
+    SpmmTile<T> tile{job.x + x_at + from * N,
+                     {scratch, lines * most * N, most * N},
+                     y_at + from * N,
                      0,
                      groups[0],
                      groups[1],
@@ -160,11 +163,11 @@ SPARSETRAIN_TARGET void spmm_lines(const SpmmJob<T>& job, const int64_t (&at)[2]
 template <int V, typename T, typename Parallel>
 void spmm_of(const SpmmJob<T>& job, int threads, Parallel parallel) {
   const SpmmShape& s = job.shape;
-  const int registers = std::max(1, spmm_registers(V));
-  const int64_t all = (s.run + kWidth - 1) / kWidth;
+  constexpr int N = VecOf<T, V>::kNumbers, registers = kSpmmMost<T, V>;
+  const int64_t all = (s.run + N - 1) / N;
   int most = int(std::min<int64_t>({all, registers, 8}));
   // Long lines are not in L1 from one chunk to the next: there a chunk is whole lines of the cache.
-  constexpr int kCacheLine = std::max(1, 16 / kWidth);
+  constexpr int kCacheLine = std::max(1, 64 / int(N * sizeof(T)));
   if (all > 32 && most > kCacheLine) most -= most % kCacheLine;
   int lines = 4;  // as many as registers and lines allow
   while (lines > 1 && (lines * most > registers || lines > s.lines)) lines /= 2;
@@ -173,7 +176,7 @@ void spmm_of(const SpmmJob<T>& job, int threads, Parallel parallel) {
   const int64_t parts = std::max<int64_t>(1, std::min(wanted, s.groups));
   // Numbers of a tile's sums, where these are not in y.
   const bool in_y = std::is_same_v<T, float> || s.segments == 1;
-  const int64_t scratch = in_y ? 0 : (s.groups + parts - 1) / parts * V * lines * most * kWidth;
+  const int64_t scratch = in_y ? 0 : (s.groups + parts - 1) / parts * V * lines * most * N;
   parallel(items * parts, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<float[]> sums(scratch ? new float[scratch] : nullptr);
     for (int64_t i = begin; i < end; i++) {

@@ -20,7 +20,7 @@
 namespace sparsetrain {
 
 // Asks for the cache line of p, near enough to be there when its turn comes; p may be anywhere.
-SPARSETRAIN_LOOP void prefetch(const float* p) {
+SPARSETRAIN_LOOP void prefetch(const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p, 0, 2);
 #endif

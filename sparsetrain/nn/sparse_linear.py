@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked, filled_up, lanes_of_rows
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed, stored_in
 
 GEOMETRY = Geometry()
 
@@ -66,7 +66,7 @@ class SparseLinear(SparseLayer):
             x = x.dense()
         if not self._runs_sparse(x):
             return F.linear(x, self.dense_weight(), self.bias)
-        rows = x.reshape(-1, self.in_features).float()
+        rows = x.reshape(-1, self.in_features).to(stored_in())
         if torch.compiler.is_compiling():
             return self._returned(self._traced(rows[:, :, None, None], GEOMETRY)).view(
                 *x.shape[:-1], self.out_features
