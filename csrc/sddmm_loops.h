@@ -9,6 +9,9 @@ struct SddmmTile {
 constexpr int sddmm_channels(int v) { return std::min(v, 8); }
 constexpr int sddmm_entries(int v) { return std::max(1, kRegisters / 2 / std::max(v, 2)); }
 
+template <typename T, int V>
+using SddmmVec = VecOf<T, (sddmm_entries(V) + 2) * sddmm_channels(V) + 2 <= kRegisters>;
+
 // sum[e][c] = sum over the tile of dy[c] * x[e].
 template <typename Of, int C, int E, bool partial, typename T>
 SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
@@ -50,7 +53,7 @@ SPARSETRAIN_TARGET void sddmm_block(const SddmmJob<T>& job, const SddmmTile& til
   const T* from[E];
   for (int e = 0; e < E; e++) from[e] = x + job.offset[k + std::min(e, count - 1)];
   Reg sum[E][C];
-  sddmm_sums<VecOf<T, C>, C, E, partial>(job.shape, tile, from, dy, sum);
+  sddmm_sums<SddmmVec<T, V>, C, E, partial>(job.shape, tile, from, dy, sum);
   if constexpr (C >= 4) {
     for (int e = 0; e < E; e++) {
       if (e == count) break;
@@ -108,11 +111,11 @@ SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob<T>& job, const SddmmTile& tile
       const T* x = job.x + x_at;
       const T* dy = job.dy + dy_at + g * V * s.y_channel;
       if ((g + 1) * V > s.channels) {
-        sddmm_rest<VecOf<T, C>>(job, tile, V, range, x, dy, int(s.channels - g * V));
+        sddmm_rest<SddmmVec<T, V>>(job, tile, V, range, x, dy, int(s.channels - g * V));
         continue;
       }
       for (int c = 0; c < V; c += C)
-        if (tile.tail < VecOf<T, C>::kNumbers)
+        if (tile.tail < SddmmVec<T, V>::kNumbers)
           sddmm_group<V, C, true>(job, tile, range, x, dy + c * s.y_channel, c);
         else
           sddmm_group<V, C, false>(job, tile, range, x, dy + c * s.y_channel, c);
@@ -125,7 +128,7 @@ template <int V, typename T, typename Parallel>
 void sddmm_of(const SddmmJob<T>& job, int threads, Parallel parallel) {
   constexpr int64_t kTile = 32, kColumns = 16;
   const SpmmShape& s = job.shape;
-  constexpr int N = VecOf<T, sddmm_channels(V)>::kNumbers;
+  constexpr int N = SddmmVec<T, V>::kNumbers;
   const int64_t all = (s.run + N - 1) / N;
   const int64_t most = std::min(all, kColumns);
   const int64_t lines = std::min(s.lines, std::max<int64_t>(1, kTile / most));

@@ -17,6 +17,10 @@ struct SpmmTile {
   int tail;
 };
 
+// Sums may fill three quarters of the registers; the rest hold x, the value and addresses.
+template <typename T, int V>
+using SpmmVec = VecOf<T, 2 * V <= kRegisters * 3 / 4>;
+
 // R lines, P registers each, of the V channels of one group.
 template <int V, int R, int P, bool partial, typename T>
 SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_group(const SpmmJob<T>& job,
@@ -31,8 +35,8 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_group(const SpmmJob<T
   const int live = int(std::min<int64_t>(V, s.channels - channel));
   T* y = job.output.y + tile.y_at + channel * s.y_channel;
   float* sums = tile.sums.at + (channel - tile.begin * V) * tile.sums.channel;
-  using Vec = typename VecOf<T, V>::Vec;
-  constexpr int N = VecOf<T, V>::kNumbers;
+  using Vec = typename SpmmVec<T, V>::Vec;
+  constexpr int N = SpmmVec<T, V>::kNumbers;
   Vec sum[V][R][P];
   for (int v = 0; v < V; v++)
     for (int r = 0; r < R; r++)
@@ -91,9 +95,9 @@ SPARSETRAIN_TARGET void spmm_groups(const SpmmJob<T>& job, const SpmmTile<T>& ti
 template <typename T>
 using SpmmGroups = void (*)(const SpmmJob<T>&, const SpmmTile<T>&);
 
-// Of a channel's sums in registers; the rest hold x, the value and addresses.
+// Vectors of a channel's sums.
 template <typename T, int V>
-constexpr int kSpmmMost = std::max(1, kRegisters * 3 / 4 / V / VecOf<T, V>::kRegs);
+constexpr int kSpmmMost = std::max(1, kRegisters * 3 / 4 / V / SpmmVec<T, V>::kRegs);
 
 template <typename T, int V, int R, int P>
 SPARSETRAIN_TARGET SpmmGroups<T> spmm_groups_of(bool partial) {
@@ -140,7 +144,7 @@ SPARSETRAIN_TARGET void spmm_lines(const SpmmJob<T>& job, const int64_t (&at)[2]
   const SpmmShape& s = job.shape;
   const int64_t x_at = at[0] * s.x_block + at[1] * s.x_line;
   const int64_t y_at = at[0] * s.y_block + at[1] * s.y_line;
-  constexpr int N = VecOf<T, V>::kNumbers;
+  constexpr int N = SpmmVec<T, V>::kNumbers;
   const int64_t all = (s.run + N - 1) / N, chunks = (all + most - 1) / most;
   for (int64_t c = 0, from = 0; c < chunks; c++) {
     const int count = int((all - from + chunks - c - 1) / (chunks - c));
@@ -163,7 +167,7 @@ SPARSETRAIN_TARGET void spmm_lines(const SpmmJob<T>& job, const int64_t (&at)[2]
 template <int V, typename T, typename Parallel>
 void spmm_of(const SpmmJob<T>& job, int threads, Parallel parallel) {
   const SpmmShape& s = job.shape;
-  constexpr int N = VecOf<T, V>::kNumbers, registers = kSpmmMost<T, V>;
+  constexpr int N = SpmmVec<T, V>::kNumbers, registers = kSpmmMost<T, V>;
   const int64_t all = (s.run + N - 1) / N;
   int most = int(std::min<int64_t>({all, registers, 8}));
   // Long lines are not in L1 from one chunk to the next: there a chunk is whole lines of the cache.

@@ -11,10 +11,9 @@ struct Paired {
   using Vec = Pair;
   static constexpr int kNumbers = 2 * kWidth, kRegs = 2;
 };
-// Of numbers stored as T, in a loop that has sums of V of them at a time.
-template <typename T, int V>
-using VecOf =
-    std::conditional_t<std::is_same_v<T, BFloat16> && 2 * V <= kRegisters * 3 / 4, Paired, Single>;
+// Of numbers stored as T, in a loop in which pairs fit the registers, or not.
+template <typename T, bool fit>
+using VecOf = std::conditional_t<std::is_same_v<T, BFloat16> && fit, Paired, Single>;
 
 // The first n numbers at p, the others zero. Of fp32 a Pair is always whole, its halves one after
 // the other: what it holds while it waits.
