@@ -9,6 +9,7 @@ struct SddmmTile {
 constexpr int sddmm_channels(int v) { return std::min(v, 8); }
 constexpr int sddmm_entries(int v) { return std::max(1, kRegisters / 2 / std::max(v, 2)); }
 
+// The sums of all entries, dy of all channels and x of an entry share the registers.
 template <typename T, int V>
 using SddmmVec = VecOf<T, (sddmm_entries(V) + 2) * sddmm_channels(V) + 2 <= kRegisters>;
 
