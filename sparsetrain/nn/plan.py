@@ -19,7 +19,7 @@ from sparsetrain.ops.spmm import Entries
 
 CACHE = 32 * 1024  # bytes of L1 for the part of x that a tile reads
 TILE = {1: 64 * 4, 4: 24 * 4, 8: 24 * 4, 16: 24 * 4}  # bytes of a line that a tile has
-FEWEST = {1: 10, 4: 20, 8: 20, 16: 20}  # entries that a tile needs in a segment, to pay for it
+FEWEST = {1: 10, 4: 24, 8: 24, 16: 24}  # entries that a tile needs in a segment, to pay for it
 
 
 @dataclass(frozen=True)
