@@ -17,10 +17,17 @@
 #define SPARSETRAIN_FMA_AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,fma")]]
 #endif
 
+// Before a loop over registers, whose count is a constant.
+#if defined(__GNUC__) || defined(__clang__)
+#define SPARSETRAIN_UNROLL _Pragma("GCC unroll 32")
+#else
+#define SPARSETRAIN_UNROLL
+#endif
+
 namespace sparsetrain {
 
 // Asks for the cache line of p, near enough to be there when its turn comes; p may be anywhere.
-SPARSETRAIN_LOOP void prefetch(const float* p) {
+SPARSETRAIN_LOOP void prefetch(const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p, 0, 2);
 #endif

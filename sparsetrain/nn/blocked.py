@@ -65,7 +65,7 @@ class Blocked:
 
     @classmethod
     def of(cls, x: Tensor, lanes: int | None = None, halo: Halo = (0, 0)) -> Blocked:
-        """A dense `[N, C, H, W]`, or a matrix `[N, C]`, fp32 or fp64, on the CPU."""
+        """A dense `[N, C, H, W]`, or a matrix `[N, C]`, fp32, fp64 or bf16, on the CPU."""
         flat = x.dim() == 2
         images = x[:, :, None, None] if flat else x
         if lanes is None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.pending import Momentum, Norm, PendingNorm, PendingProduct
-from sparsetrain.ops.blocked import with_halo
+from sparsetrain.ops.blocked import computed_in, with_halo
 from sparsetrain.ops.blocked_pool import (
     PLACES,
     blocked_adaptive_avg_pool,
@@ -85,7 +85,9 @@ def _batch_norm(
     x: Any, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ) -> Any:
     tensors = (mean, var, weight, bias)
-    if not isinstance(x, Blocked) or any(t is not None and t.dtype != x.dtype for t in tensors):
+    if not isinstance(x, Blocked):
+        return NotImplemented
+    if any(t is not None and t.dtype != computed_in(x.dtype) for t in tensors):
         return NotImplemented
     differentiable = torch.is_grad_enabled()
     if not training and not differentiable and isinstance(x.pending, PendingProduct):

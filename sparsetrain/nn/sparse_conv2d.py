@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, packed, stored_in
 
 Padding = str | tuple[int, int]
 
@@ -19,9 +19,11 @@ Padding = str | tuple[int, int]
 class SparseConv2d(SparseLayer):
     """torch.nn.Conv2d with a pruned weight; zeros around the image.
 
-    On the CPU in fp32 it runs at the speed of the non-zeros; in other dtypes and on other devices
-    it is a dense convolution with zeros. Autocast on the CPU computes in fp32 and returns its own
-    dtype. Takes dense tensors and `Blocked`, and returns what `output` says.
+    On the CPU in fp32 it runs at the speed of the non-zeros; with a weight of another dtype, as of
+    `.bfloat16()`, and on other devices it is a dense convolution with zeros. Autocast on the CPU
+    returns its own dtype: of bf16 the layer reads and writes bf16 and sums in fp32, with the weight
+    and its gradient in fp32; of fp16 it computes in fp32. Takes dense tensors and `Blocked`, and
+    returns what `output` says.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class SparseConv2d(SparseLayer):
     def _sparse(self, x: Tensor | Blocked) -> Tensor | Blocked:
         channels_last = False
         if isinstance(x, Tensor):
-            x = x.float()
+            x = x.to(stored_in())
             if torch.compiler.is_compiling():
                 return self._returned(self._traced(x, self.geometry))
             channels_last = not x.is_contiguous() and x.is_contiguous(

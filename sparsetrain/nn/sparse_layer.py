@@ -159,7 +159,9 @@ class SparseLayer(nn.Module):
         return torch.compiler.is_compiling() or x.numel() > 0
 
     def _product(self, x: Blocked, geometry: Geometry) -> Blocked:
-        """The layer on blocked input, in fp32; in inference computed when it is read."""
+        """The layer on blocked input, in `stored_in()`; in inference computed when it is read."""
+        if x.dtype != stored_in():
+            x = x.like(x.data.to(stored_in()))
         x = x.with_halo(geometry.padding)
         kernels = self._kernels(x.data_shape[1:], x.halo, geometry)
         wanted = (0, 0)
@@ -188,7 +190,7 @@ class SparseLayer(nn.Module):
         return y if dtype is None else y.to(dtype)
 
     def _traced(self, x: Tensor, geometry: Geometry) -> Tensor:
-        """The layer on dense `[N, C, H, W]` input, in fp32, as one op."""
+        """The layer on dense `[N, C, H, W]` input, as one op."""
         return sparse_layer(x, self.weight, self.bias, self.pattern, geometry)
 
     def _folded(self, kernels: Kernels, norm: Norm | None) -> tuple[Tensor, Tensor | None]:
@@ -279,6 +281,11 @@ def packed(
 def amp_dtype() -> torch.dtype | None:
     """What layers return under autocast on the CPU."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def stored_in() -> torch.dtype:
+    """What layers read and write: bf16 under its autocast on the CPU, else fp32."""
+    return torch.bfloat16 if amp_dtype() == torch.bfloat16 else torch.float32
 
 
 def _halo_like(x: Blocked, size: tuple[int, int]) -> Halo:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked, filled_up, lanes_of_rows
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, packed, stored_in
 from sparsetrain.ops.spmv import spmv
 
 GEOMETRY = Geometry()
@@ -67,13 +67,13 @@ class SparseLinear(SparseLayer):
             x = x.dense()
         if not self._runs_sparse(x):
             return F.linear(x, self.dense_weight(), self.bias)
-        rows = x.reshape(-1, self.in_features).float()
+        rows = x.reshape(-1, self.in_features).to(stored_in())
         if torch.compiler.is_compiling():
             y = self._traced(rows[:, :, None, None], GEOMETRY)
         elif self._has_few(len(rows)):
             kernels = self._kernels((self.in_features, 1, 1, 1), (0, 0), GEOMETRY)
             values, bias = self._folded(kernels, None)
-            y = spmv(rows.contiguous(), values, kernels.forward.entries, bias)
+            y = spmv(rows.float().contiguous(), values, kernels.forward.entries, bias)
         else:
             lanes = lanes_of_rows(len(rows))
             filled = filled_up(rows, lanes)

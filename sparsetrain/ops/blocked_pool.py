@@ -5,7 +5,7 @@ r"""Maximum and mean over windows of blocked activations.
 for each image and channel, as torch.nn.functional's max_pool2d, avg_pool2d and adaptive_avg_pool2d.
 Of equal numbers the first in the window's order is the maximum, and a NaN wins; padding is never
 one. Gradients: dy goes to the maximum, or in equal parts to all of the window. Saved for them is a
-byte an output, or nothing.
+byte an output, or nothing. bf16 is summed in fp32 and rounded once.
 
 Windows are computed here, an axis at a time: the first input, the one after the last, both within
 the image, and the length that a mean divides by, which counts padding where asked for.
@@ -66,7 +66,7 @@ def blocked_max_pool(
     """torch.nn.functional.max_pool2d on blocked data.
 
     Args:
-        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32 or fp64, as from to_blocked.
+        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32, fp64 or bf16, as from to_blocked.
         halo: that of data.
         kernel, stride, padding: rows and columns, or one number for both; stride None: kernel.
         new_halo: that of the result, None: as data's.

@@ -24,13 +24,14 @@ void require(bool right, const char* op, const SpmmShape& s, int64_t v) {
 constexpr int kThreads = 2;
 
 // A sparse product whose entries reach from the first number of x to the last.
+template <typename T>
 struct Product {
   Product(int64_t v, int64_t lines, int64_t run, int64_t channels, int64_t segments, int64_t most)
       : v(v),
         shape(shape_of(v, lines, run, channels, segments)),
         start(segments * shape.groups + 1),
         offset(counted(most)),
-        x(numbers<float>(shape.blocks * shape.x_block)),
+        x(numbers<T>(shape.blocks * shape.x_block)),
         value(numbers<float>(offset.n * v)) {
     const int64_t last = shape.x_block - (lines - 1) * shape.x_line - run;
     for (int64_t k = 0; k < offset.n; k++)
@@ -72,49 +73,59 @@ struct Product {
   int64_t v;
   SpmmShape shape;
   Exact<int32_t> start, offset;
-  Exact<float> x, value;
+  Exact<T> x;
+  Exact<float> value;
 };
 
-void test_spmm(const Product& p, bool after) {
+// Of one rounding to T.
+template <typename T>
+double rounding(double of) {
+  return std::is_same_v<T, float> ? 0 : std::abs(of) / 256;
+}
+
+template <typename T>
+void test_spmm(const Product<T>& p, bool after) {
   const SpmmShape& s = p.shape;
-  const Exact<float> bias = numbers<float>(s.channels),
-                     residual = numbers<float>(s.blocks * s.y_block);
-  Exact<float> y(residual.n);
+  const Exact<float> bias = numbers<float>(s.channels);
+  const Exact<T> residual = numbers<T>(s.blocks * s.y_block);
+  Exact<T> y(residual.n);
   std::fill_n(y.data, y.n, NAN);
   std::vector<double> wanted(y.n), size(y.n);
   p.inside([&](int64_t at, int64_t to) {
     for (int64_t c = 0; c < s.channels; c++) wanted[to + c * s.y_channel] = after ? bias[c] : 0;
     p.each([&](int64_t k, int64_t channel, int64_t j) {
-      const double term = double(p.value[k * p.v + j]) * p.x[at + p.offset[k]];
+      const double term = double(p.value[k * p.v + j]) * float(p.x[at + p.offset[k]]);
       wanted[to + channel * s.y_channel] += term;
       size[to + channel * s.y_channel] += std::abs(term);
     });
   });
-  const SpmmJob job{s,
-                    {p.start.data, p.offset.data, p.value.data},
-                    {y.data, after ? bias.data : nullptr, after ? residual.data : nullptr, after},
-                    p.x.data};
+  const SpmmJob<T> job{
+      s,
+      {p.start.data, p.offset.data, p.value.data},
+      {y.data, after ? bias.data : nullptr, after ? residual.data : nullptr, after},
+      p.x.data};
   spmm(job, int(p.v), kThreads, TwoThreads());
   for (int64_t i = 0; i < y.n; i++) {
-    const double exact = after ? std::max(0.0, wanted[i] + residual[i]) : wanted[i];
-    require(std::abs(y[i] - exact) <= 1e-6 * (2 + size[i]), "spmm", s, p.v);
+    const double exact = after ? std::max(0.0, wanted[i] + float(residual[i])) : wanted[i];
+    require(std::abs(y[i] - exact) <= 1e-6 * (2 + size[i]) + rounding<T>(exact), "spmm", s, p.v);
   }
 }
 
-void test_sddmm(const Product& p) {
+template <typename T>
+void test_sddmm(const Product<T>& p) {
   const SpmmShape& s = p.shape;
-  const Exact<float> dy = numbers<float>(s.blocks * s.y_block);
+  const Exact<T> dy = numbers<T>(s.blocks * s.y_block);
   Exact<float> dvalue(p.value.n);
   std::fill_n(dvalue.data, dvalue.n, 0.0f);
   std::vector<double> wanted(dvalue.n), size(dvalue.n);
   p.inside([&](int64_t at, int64_t from) {
     p.each([&](int64_t k, int64_t channel, int64_t j) {
-      const double term = double(dy[from + channel * s.y_channel]) * p.x[at + p.offset[k]];
+      const double term = double(dy[from + channel * s.y_channel]) * float(p.x[at + p.offset[k]]);
       wanted[k * p.v + j] += term;
       size[k * p.v + j] += std::abs(term);
     });
   });
-  const SddmmJob job{s, p.start.data, p.offset.data, p.x.data, dy.data, dvalue.data};
+  const SddmmJob<T> job{s, p.start.data, p.offset.data, p.x.data, dy.data, dvalue.data};
   sddmm(job, int(p.v), kThreads, TwoThreads());
   for (int64_t i = 0; i < dvalue.n; i++)
     require(std::abs(dvalue[i] - wanted[i]) <= 1e-6 * (1 + size[i]), "sddmm", s, p.v);
@@ -144,6 +155,23 @@ void test_spmv(int64_t v, int64_t rows, int64_t channels, int64_t segments, int6
         wanted += term, size += std::abs(term);
       }
     require(std::abs(y[i] - wanted) <= 1e-6 * size, "spmv", {0, rows, most}, v);
+  }
+}
+
+template <typename T>
+void test_products(int64_t v) {
+  for (int64_t run : {1, 7, 63, 65, 150})
+    for (int64_t lines : {1, 2, 3, 5, 8})
+      for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
+        for (int64_t segments : {1, 3}) {
+          const Product<T> p(v, lines, run, channels, segments, 6);
+          for (bool after : {false, true}) test_spmm(p, after);
+          test_sddmm(p);
+        }
+  for (int64_t most : {0, 1, 40}) {
+    const Product<T> p(v, 3, 21, 3 * v - 1, 2, most);
+    test_spmm(p, true);
+    test_sddmm(p);
   }
 }
 
@@ -190,19 +218,8 @@ void test_sort_entries(int64_t rows, int64_t columns, int64_t v, int64_t width) 
 int main() {
   using namespace sparsetrain;
   for (int64_t v : {1, 4, 8, 16}) {
-    for (int64_t run : {1, 7, 63, 65, 150})
-      for (int64_t lines : {1, 2, 3, 5, 8})
-        for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
-          for (int64_t segments : {1, 3}) {
-            const Product p(v, lines, run, channels, segments, 6);
-            for (bool after : {false, true}) test_spmm(p, after);
-            test_sddmm(p);
-          }
-    for (int64_t most : {0, 1, 40}) {
-      const Product p(v, 3, 21, 3 * v - 1, 2, most);
-      test_spmm(p, true);
-      test_sddmm(p);
-    }
+    test_products<float>(v);
+    test_products<BFloat16>(v);
     for (int64_t rows : {1, 3})
       for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
         for (int64_t segments : {1, 3})

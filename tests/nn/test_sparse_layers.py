@@ -181,23 +181,6 @@ def test_double_goes_through_the_dense_layer(pruned):
         assert torch.autograd.gradcheck(run, inputs)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_computes_in_fp32(dtype, pruned):
-    for layer, x in (
-        (nn.Conv2d(4, 6, 3, padding=1), torch.randn(4, 4, 5, 5)),
-        (nn.Linear(7, 5), torch.randn(9, 7)),
-    ):
-        _, sparse = pruned(layer)
-        for given_x in (x, x.to(dtype)):
-            full = sparse(given_x.float())
-            with torch.autocast("cpu", dtype):
-                y = sparse(given_x)
-            assert y.dtype == dtype
-            assert torch.equal(y, full.to(dtype))
-            y.sum().backward()
-        assert sparse.weight.grad.dtype == torch.float32
-
-
 def test_half_module_is_dense(pruned):
     dense, sparse = pruned(nn.Linear(6, 5))
     x = torch.randn(3, 6).bfloat16()

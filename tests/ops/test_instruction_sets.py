@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TESTS = [f"tests/ops/test_{name}.py" for name in ("spmm", "sddmm", "spmv", "topk_plan")]
-SOME = "topk_plan or few or nan or blocks or follows or (reference and (131 or 7))"
+SOME = "topk_plan or few or nan or bf16 or blocks or follows or (reference and (131 or 7))"
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
