@@ -41,7 +41,7 @@ format: $(ready)
 # The undefined behaviour that it finds ends it, too.
 sanitize:
 	@mkdir -p build
-	@for test in topk_mask ops spmm; do \
+	@for test in topk_mask ops spmm blocked; do \
 		$(or $(CXX),c++) -std=c++17 -O1 -g -ffp-contract=off -Wall -pthread \
 			-fsanitize=address,undefined -fno-sanitize-recover=all \
 			tests/csrc/$$test.cpp -o build/sanitize_$$test || exit 1; \

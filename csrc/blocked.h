@@ -17,7 +17,7 @@
 #include "simd.h"
 
 #ifdef SPARSETRAIN_X86
-#include <xmmintrin.h>
+#include <emmintrin.h>
 #endif
 
 namespace sparsetrain {
@@ -74,6 +74,19 @@ SPARSETRAIN_LOOP void transpose4(const T* from, int64_t from_row, T* to, int64_t
     _mm_storeu_ps(t + to_row, b);
     _mm_storeu_ps(t + 2 * to_row, c);
     _mm_storeu_ps(t + 3 * to_row, d);
+    return;
+  }
+  if constexpr (sizeof(T) == 2) {
+    const auto row = [&](int64_t r) {
+      return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + r * from_row));
+    };
+    const __m128i ab = _mm_unpacklo_epi16(row(0), row(1)), cd = _mm_unpacklo_epi16(row(2), row(3));
+    const __m128i columns[2] = {_mm_unpacklo_epi32(ab, cd), _mm_unpackhi_epi32(ab, cd)};
+    for (int64_t c = 0; c < 4; c += 2) {
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to + c * to_row), columns[c / 2]);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(to + (c + 1) * to_row),
+                       _mm_unpackhi_epi64(columns[c / 2], columns[c / 2]));
+    }
     return;
   }
 #endif

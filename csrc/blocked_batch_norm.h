@@ -4,7 +4,7 @@
 // pass finds in a cache what the first has read: to memory that is x read and y written, and
 // backward x and dy read and dx written. The ReLU's mask is computed anew from x, by the same
 // operations, and not read. Sums are fp64, in sixteen parts; they depend neither on the threads nor
-// on the instruction set.
+// on the instruction set. bf16 is computed in fp32, as are its statistics.
 //
 // Raw pointers only: the same loop serves the PyTorch op (torch/blocked_batch_norm.cpp) and
 // anything without PyTorch.
@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "blocked.h"
+#include "floats.h"
 #include "simd.h"
 
 namespace sparsetrain {
@@ -85,15 +86,16 @@ SPARSETRAIN_LOOP void add_moments(const T* plane, Plane p, Sums* sums) {
 
 // The sums of g and of g (x - mean) over a plane, g being dy where the ReLU let x through.
 template <typename T, bool relu>
-SPARSETRAIN_LOOP void add_products(const T* x_plane, Plane p, const T* dy_plane, Plane q, Norm<T> n,
-                                   Sums* sums) {
-  alignas(64) T g[kAtOnce], centred[kAtOnce];
+SPARSETRAIN_LOOP void add_products(const T* x_plane, Plane p, const T* dy_plane, Plane q,
+                                   Norm<RealOf<T>> n, Sums* sums) {
+  using Real = RealOf<T>;
+  alignas(64) Real g[kAtOnce], centred[kAtOnce];
   for (int64_t row = 0; row < p.rows; row++)
     for (int64_t at = 0; at < p.run; at += kAtOnce) {
       const T *x = x_plane + p.at(row) + at, *dy = dy_plane + q.at(row) + at;
       const int64_t count = std::min(kAtOnce, p.run - at);
       for (int64_t i = 0; i < count; i++) {
-        g[i] = passed<T, relu>(dy[i], x[i], n);
+        g[i] = passed<Real, relu>(dy[i], x[i], n);
         centred[i] = x[i] - n.mean;
       }
       add_sums(g, centred, count, sums);
@@ -101,13 +103,15 @@ SPARSETRAIN_LOOP void add_products(const T* x_plane, Plane p, const T* dy_plane,
 }
 
 template <typename T, bool relu>
-SPARSETRAIN_LOOP void norm_plane(const T* x_plane, Plane p, T* y_plane, Plane q, Norm<T> n) {
+SPARSETRAIN_LOOP void norm_plane(const T* x_plane, Plane p, T* y_plane, Plane q,
+                                 Norm<RealOf<T>> n) {
+  using Real = RealOf<T>;
   for (int64_t row = 0; row < p.rows; row++) {
     const T* __restrict x = x_plane + p.at(row);
     T* __restrict y = y_plane + q.at(row);
     for (int64_t i = 0; i < p.run; i++) {
-      const T z = (x[i] - n.mean) * n.scale + n.bias;
-      y[i] = relu && z <= T(0) ? T(0) : z;
+      const Real z = (x[i] - n.mean) * n.scale + n.bias;
+      y[i] = relu && z <= Real(0) ? Real(0) : z;
     }
   }
 }
@@ -115,12 +119,13 @@ SPARSETRAIN_LOOP void norm_plane(const T* x_plane, Plane p, T* y_plane, Plane q,
 // dx = (g - of_mean - (x - mean) of_var) scale
 template <typename T, bool relu>
 SPARSETRAIN_LOOP void norm_plane_backward(const T* x_plane, T* dx_plane, Plane p, const T* dy_plane,
-                                          Plane q, Norm<T> n, T of_mean, T of_var) {
+                                          Plane q, Norm<RealOf<T>> n, RealOf<T> of_mean,
+                                          RealOf<T> of_var) {
   for (int64_t row = 0; row < p.rows; row++) {
     const T* __restrict x = x_plane + p.at(row), * __restrict dy = dy_plane + q.at(row);
     T* __restrict dx = dx_plane + p.at(row);
     for (int64_t i = 0; i < p.run; i++) {
-      const T g = passed<T, relu>(dy[i], x[i], n);
+      const RealOf<T> g = passed<RealOf<T>, relu>(dy[i], x[i], n);
       dx[i] = (g - of_mean - (x[i] - n.mean) * of_var) * n.scale;
     }
   }
@@ -138,21 +143,21 @@ inline Pair joined(const Plane& a, const Plane& b) {
 // mean and var of each channel of x. Parallel(n, elements, f) calls f(begin, end) over [0, n),
 // items of that many elements, on several threads.
 template <typename T>
-void channel_moments(const T* x, const Blocking& s, int64_t c, T* mean, T* var) {
+void channel_moments(const T* x, const Blocking& s, int64_t c, RealOf<T>* mean, RealOf<T>* var) {
   const Plane p = joined(s.plane());
   Sums sums;
   for (int64_t b = 0; b < s.blocks; b++)
     simd<add_moments<T>>(x + (b * s.channels + c) * p.size(), p, &sums);
   const double n = double(s.blocks) * s.height * s.width * s.lanes;
   const double m = Sums::folded(sums.first) / n;
-  mean[c] = T(m);
-  var[c] = T(std::max(0.0, Sums::folded(sums.second) / n - m * m));
+  mean[c] = RealOf<T>(m);
+  var[c] = RealOf<T>(std::max(0.0, Sums::folded(sums.second) / n - m * m));
 }
 
 // y, with y's halo, from x; moments: mean and var are those of x, and are written first.
 template <typename T, bool relu, typename Parallel>
-void batch_norm(const T* x, const Blocking& s, const Norms<T>& norms, T* mean, T* var, bool moments,
-                T* y, const Blocking& to, Parallel parallel) {
+void batch_norm(const T* x, const Blocking& s, const Norms<RealOf<T>>& norms, RealOf<T>* mean,
+                RealOf<T>* var, bool moments, T* y, const Blocking& to, Parallel parallel) {
   const Pair p = joined(s.plane(), to.plane());
   parallel(s.channels, s.blocks * p.a.size(), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c++) {
@@ -169,13 +174,14 @@ void batch_norm(const T* x, const Blocking& s, const Norms<T>& norms, T* mean, T
 // dx, with x's halo, dweight and dbias, from dy; moments: as they were forward.
 template <typename T, bool relu, typename Parallel>
 void batch_norm_backward(const T* dy, const Blocking& from, const T* x, const Blocking& s,
-                         const Norms<T>& norms, bool moments, T* dx, T* dweight, T* dbias,
-                         Parallel parallel) {
+                         const Norms<RealOf<T>>& norms, bool moments, T* dx, RealOf<T>* dweight,
+                         RealOf<T>* dbias, Parallel parallel) {
+  using Real = RealOf<T>;
   const Pair p = joined(s.plane(), from.plane());
   const double n = double(s.blocks) * s.height * s.width * s.lanes;
   parallel(s.channels, s.blocks * p.a.size(), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; c++) {
-      const Norm<T> norm = norms.of(c);
+      const Norm<Real> norm = norms.of(c);
       Sums sums;
       for (int64_t b = 0; b < s.blocks; b++) {
         const int64_t i = b * s.channels + c;
@@ -183,10 +189,10 @@ void batch_norm_backward(const T* dy, const Blocking& from, const T* x, const Bl
       }
       const double invstd = norms.invstd(c), total = Sums::folded(sums.first);
       const double product = Sums::folded(sums.second);
-      dweight[c] = T(product * invstd);
-      dbias[c] = T(total);
-      const T of_mean = T(moments ? total / n : 0);
-      const T of_var = T(moments ? product * invstd * invstd / n : 0);
+      dweight[c] = Real(product * invstd);
+      dbias[c] = Real(total);
+      const Real of_mean = Real(moments ? total / n : 0);
+      const Real of_var = Real(moments ? product * invstd * invstd / n : 0);
       for (int64_t b = 0; b < s.blocks; b++) {
         const int64_t i = b * s.channels + c;
         zero_around(dx + i * p.a.size(), p.a);

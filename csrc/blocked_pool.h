@@ -4,7 +4,7 @@
 // A plane at a time, each output pixel with up to sixteen lanes in registers. Forward reads x once
 // and writes y, and for the maximum a byte that says where in its window it was; backward reads
 // these and dy and writes dx, of which a plane stays in a cache while it is added up. Nothing else
-// is saved.
+// is saved. bf16 is computed in fp32.
 //
 // Raw pointers only: the same loops serve the PyTorch ops (torch/blocked_pool.cpp) and anything
 // without PyTorch.
@@ -13,8 +13,10 @@
 #include <cstdint>
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 #include "blocked.h"
+#include "floats.h"
 #include "simd.h"
 
 // Before a loop that chooses: GCC unrolls it before it can see vectors in it, unless told not to.
@@ -60,18 +62,23 @@ SPARSETRAIN_LOOP void each_input(const Pooling& p, int64_t i, int64_t j, int64_t
       f(p.from.at(y) + x * p.lanes + l);
 }
 
+// As wide as a number, so that a loop over both vectorises.
+template <typename Real>
+using AsWide = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+
 // A later number wins only if it is larger, or NaN.
 template <typename T, int V>
 SPARSETRAIN_LOOP void max_pool_plane(const T* x, Pooling p, T* y, uint8_t* places) {
-  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // as wide as T: vectorises
+  using Real = RealOf<T>;
+  using Int = AsWide<Real>;
   each_output<V>(p, [&](int64_t out, int64_t i, int64_t j, int64_t l, int64_t place) {
-    T best[V];
+    Real best[V];
     Int at[V], k = 0;
-    for (int v = 0; v < V; v++) best[v] = -std::numeric_limits<T>::infinity(), at[v] = 0;
+    for (int v = 0; v < V; v++) best[v] = -std::numeric_limits<Real>::infinity(), at[v] = 0;
     each_input(p, i, j, l, [&](int64_t in) {
       SPARSETRAIN_ROLLED
       for (int v = 0; v < V; v++) {
-        const T number = x[in + v];
+        const Real number = x[in + v];
         const bool wins = (number > best[v]) | (number != number);
         best[v] = wins ? number : best[v];
         at[v] = wins ? k : at[v];
@@ -85,16 +92,17 @@ SPARSETRAIN_LOOP void max_pool_plane(const T* x, Pooling p, T* y, uint8_t* place
 
 template <typename T, int V>
 SPARSETRAIN_LOOP void max_pool_plane_backward(const T* dy, const uint8_t* places, Pooling p,
-                                              T* dx) {
-  using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+                                              RealOf<T>* dx) {
+  using Real = RealOf<T>;
+  using Int = AsWide<Real>;
   each_output<V>(p, [&](int64_t out, int64_t i, int64_t j, int64_t l, int64_t place) {
-    T of[V];
+    Real of[V];
     Int at[V], k = 0;
     for (int v = 0; v < V; v++) of[v] = dy[out + v];
     for (int v = 0; v < V; v++) at[v] = places[place + v];
     each_input(p, i, j, l, [&](int64_t in) {
       SPARSETRAIN_ROLLED
-      for (int v = 0; v < V; v++) dx[in + v] += at[v] == k ? of[v] : T(0);
+      for (int v = 0; v < V; v++) dx[in + v] += at[v] == k ? of[v] : Real(0);
       k++;
     });
   });
@@ -103,25 +111,30 @@ SPARSETRAIN_LOOP void max_pool_plane_backward(const T* dy, const uint8_t* places
 template <typename T, int V>
 SPARSETRAIN_LOOP void avg_pool_plane(const T* x, Pooling p, T* y) {
   each_output<V>(p, [&](int64_t out, int64_t i, int64_t j, int64_t l, int64_t) {
-    T sum[V] = {};
+    RealOf<T> sum[V] = {};
     each_input(p, i, j, l, [&](int64_t in) {
       for (int v = 0; v < V; v++) sum[v] += x[in + v];
     });
-    const T by = T(p.rows.length(i) * p.columns.length(j));
+    const auto by = RealOf<T>(p.rows.length(i) * p.columns.length(j));
     for (int v = 0; v < V; v++) y[out + v] = sum[v] / by;
   });
 }
 
 template <typename T, int V>
-SPARSETRAIN_LOOP void avg_pool_plane_backward(const T* dy, Pooling p, T* dx) {
+SPARSETRAIN_LOOP void avg_pool_plane_backward(const T* dy, Pooling p, RealOf<T>* dx) {
   each_output<V>(p, [&](int64_t out, int64_t i, int64_t j, int64_t l, int64_t) {
-    const T by = T(p.rows.length(i) * p.columns.length(j));
-    T of[V];
+    const auto by = RealOf<T>(p.rows.length(i) * p.columns.length(j));
+    RealOf<T> of[V];
     for (int v = 0; v < V; v++) of[v] = dy[out + v] / by;
     each_input(p, i, j, l, [&](int64_t in) {
       for (int v = 0; v < V; v++) dx[in + v] += of[v];
     });
   });
+}
+
+template <typename T>
+SPARSETRAIN_LOOP void round_all(const RealOf<T>* __restrict from, T* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 
 // f gets how many lanes are done at once, as a type.
@@ -154,7 +167,7 @@ void pool(const T* x, int64_t planes, const Pooling& p, T* y, uint8_t* place, Pa
   });
 }
 
-// dx of all planes.
+// dx of all planes; sums of bf16 are those of fp32, rounded once.
 template <typename T, typename Parallel>
 void pool_backward(const T* dy, const uint8_t* place, int64_t planes, const Pooling& p, T* dx,
                    Parallel parallel) {
@@ -162,13 +175,18 @@ void pool_backward(const T* dy, const uint8_t* place, int64_t planes, const Pool
   with_lanes(p.lanes, [&](auto lanes) {
     constexpr int V = decltype(lanes)::value;
     parallel(planes, p.from.size(), [&](int64_t begin, int64_t end) {
+      constexpr bool narrow = !std::is_same_v<T, RealOf<T>>;
+      const int64_t size = p.from.size();
+      std::vector<RealOf<T>> sums(narrow ? size : 0);
       for (int64_t i = begin; i < end; i++) {
-        T* const to = dx + i * p.from.size();
-        std::fill(to, to + p.from.size(), T(0));
+        RealOf<T>* to = sums.data();
+        if constexpr (!narrow) to = dx + i * size;
+        std::fill(to, to + size, RealOf<T>(0));
         if (place)
           simd<max_pool_plane_backward<T, V>>(dy + i * p.to.size(), place + i * outputs, p, to);
         else
           simd<avg_pool_plane_backward<T, V>>(dy + i * p.to.size(), p, to);
+        if constexpr (narrow) simd<round_all<T>>(to, dx + i * size, size);
       }
     });
   });

@@ -4,6 +4,7 @@
 // to the nearest and, between two, to the even one, as PyTorch rounds them.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "float_bits.h"
 #include "simd.h"
@@ -12,11 +13,16 @@ namespace sparsetrain {
 
 constexpr int64_t kFloatsBlock = 1024;  // numbers handled at a time: five buffers stay in L1
 
+// A format of buffers, and a number by itself: in arithmetic it is the float that it widens to.
 struct BFloat16 {
   using Real = float;
   using Stored = uint16_t;
-  static float widen(uint16_t x) { return float_of(uint32_t(x) << 16); }
-  static uint16_t narrow(float x) {
+  uint16_t bits;
+  BFloat16() = default;
+  SPARSETRAIN_LOOP BFloat16(float x) : bits(narrow(x)) {}
+  SPARSETRAIN_LOOP operator float() const { return widen(bits); }
+  SPARSETRAIN_LOOP static float widen(uint16_t x) { return float_of(uint32_t(x) << 16); }
+  SPARSETRAIN_LOOP static uint16_t narrow(float x) {
     const uint32_t bits = bits_of(x);
     const bool nan = (bits & 0x7fffffff) > 0x7f800000;
     return nan ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -46,6 +52,10 @@ struct Native {
   using Real = T;
   using Stored = T;
 };
+
+// What numbers stored as T are computed in.
+template <typename T>
+using RealOf = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
 
 template <typename Format>
 SPARSETRAIN_LOOP void widen_all(const uint16_t* __restrict x, float* __restrict out, int64_t n) {

@@ -12,12 +12,14 @@
 
 namespace sparsetrain {
 
+// T is how x and dy are stored, float or BFloat16; sums are fp32.
+template <typename T>
 struct SddmmJob {
   SpmmShape shape;  // y stands for dy
   const int32_t* start;
   const int32_t* offset;
-  const float* x;
-  const float* dy;
+  const T* x;
+  const T* dy;
   float* dvalue;  // [entries, V], added to
 };
 
@@ -29,8 +31,8 @@ struct SddmmJob {
 namespace sparsetrain {
 
 // Parallel(n, f) calls f(begin, end) over [0, n) on several threads.
-template <typename Parallel>
-void sddmm(const SddmmJob& job, int v, int threads, Parallel parallel) {
+template <typename T, typename Parallel>
+void sddmm(const SddmmJob<T>& job, int v, int threads, Parallel parallel) {
   switch (isa()) {
 #ifdef SPARSETRAIN_X86
     case Isa::kAvx512:

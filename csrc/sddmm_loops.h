@@ -1,6 +1,6 @@
 // The loops of sddmm.h for one instruction set: see vec.h and each_isa.h.
 
-// A part of dy and x: `lines` lines of `registers` registers, the last with `tail` floats.
+// A part of dy and x: `lines` lines of `registers` registers, the last with `tail` numbers.
 struct SddmmTile {
   int lines, registers, tail;
 };
@@ -9,10 +9,15 @@ struct SddmmTile {
 constexpr int sddmm_channels(int v) { return std::min(v, 8); }
 constexpr int sddmm_entries(int v) { return std::max(1, kRegisters / 2 / std::max(v, 2)); }
 
+// The sums of all entries, dy of all channels and x of an entry share the registers.
+template <typename T, int V>
+using SddmmVec = VecOf<T, (sddmm_entries(V) + 2) * sddmm_channels(V) + 2 <= kRegisters>;
+
 // sum[e][c] = sum over the tile of dy[c] * x[e].
-template <int C, int E, bool partial>
+template <typename Of, int C, int E, bool partial, typename T>
 SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
-                                   const float* const (&x)[E], const float* dy, Reg (&sum)[E][C]) {
+                                   const T* const (&x)[E], const T* dy, Reg (&sum)[E][C]) {
+  constexpr int N = Of::kNumbers;
   Reg part[E][C];
   for (int e = 0; e < E; e++)
     for (int c = 0; c < C; c++) part[e][c] = broadcast(0);
@@ -20,19 +25,20 @@ SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
   for (int r = 0; r < tile.lines; r++) {
     const int64_t x_line = r * s.x_line, dy_line = r * s.y_line;
     for (int p = 0; p < full; p++) {
-      Reg at[C];
-      for (int c = 0; c < C; c++) at[c] = load(dy + dy_line + c * s.y_channel + p * kWidth);
+      typename Of::Vec at[C], in;
+      for (int c = 0; c < C; c++) get(at[c], dy + dy_line + c * s.y_channel + p * N, N);
       for (int e = 0; e < E; e++) {
-        const Reg in = load(x[e] + x_line + p * kWidth);
+        get(in, x[e] + x_line + p * N, N);
         for (int c = 0; c < C; c++) part[e][c] = multiply_add(at[c], in, part[e][c]);
       }
     }
     if (!partial) continue;
     for (int e = 0; e < E; e++) {
-      const Reg in = load_first(x[e] + x_line + full * kWidth, tile.tail);
+      typename Of::Vec at, in;
+      get(in, x[e] + x_line + full * N, tile.tail);
       for (int c = 0; c < C; c++) {
-        const float* from = dy + dy_line + c * s.y_channel + full * kWidth;
-        part[e][c] = multiply_add(load_first(from, tile.tail), in, part[e][c]);
+        get(at, dy + dy_line + c * s.y_channel + full * N, tile.tail);
+        part[e][c] = multiply_add(at, in, part[e][c]);
       }
     }
   }
@@ -42,13 +48,13 @@ SPARSETRAIN_TARGET void sddmm_sums(const SpmmShape& s, const SddmmTile& tile,
 
 // dvalue of the first `count` of entries k, k + 1, ... of a group whose channels are all there;
 // `first` is the first of the C channels of this pass.
-template <int V, int C, int E, bool partial>
-SPARSETRAIN_TARGET void sddmm_block(const SddmmJob& job, const SddmmTile& tile, int64_t k,
-                                    int count, const float* x, const float* dy, int first) {
-  const float* from[E];
+template <int V, int C, int E, bool partial, typename T>
+SPARSETRAIN_TARGET void sddmm_block(const SddmmJob<T>& job, const SddmmTile& tile, int64_t k,
+                                    int count, const T* x, const T* dy, int first) {
+  const T* from[E];
   for (int e = 0; e < E; e++) from[e] = x + job.offset[k + std::min(e, count - 1)];
   Reg sum[E][C];
-  sddmm_sums<C, E, partial>(job.shape, tile, from, dy, sum);
+  sddmm_sums<SddmmVec<T, V>, C, E, partial>(job.shape, tile, from, dy, sum);
   if constexpr (C >= 4) {
     for (int e = 0; e < E; e++) {
       if (e == count) break;
@@ -64,10 +70,9 @@ SPARSETRAIN_TARGET void sddmm_block(const SddmmJob& job, const SddmmTile& tile, 
   }
 }
 
-template <int V, int C, bool partial>
-SPARSETRAIN_TARGET void sddmm_group(const SddmmJob& job, const SddmmTile& tile,
-                                    const int64_t (&range)[2], const float* x, const float* dy,
-                                    int first) {
+template <int V, int C, bool partial, typename T>
+SPARSETRAIN_TARGET void sddmm_group(const SddmmJob<T>& job, const SddmmTile& tile,
+                                    const int64_t (&range)[2], const T* x, const T* dy, int first) {
   constexpr int E = sddmm_entries(V), half = std::max(V == 1 ? 4 : 1, E / 2);
   for (int64_t k = range[0]; k < range[1]; k += E) {
     const int count = int(std::min<int64_t>(E, range[1] - k));
@@ -79,14 +84,15 @@ SPARSETRAIN_TARGET void sddmm_group(const SddmmJob& job, const SddmmTile& tile,
 }
 
 // The same for the last group where v does not divide the channels: one channel at a time.
-SPARSETRAIN_TARGET inline void sddmm_rest(const SddmmJob& job, const SddmmTile& tile, int v,
-                                          const int64_t (&range)[2], const float* x,
-                                          const float* dy, int channels) {
+template <typename Of, typename T>
+SPARSETRAIN_TARGET void sddmm_rest(const SddmmJob<T>& job, const SddmmTile& tile, int v,
+                                   const int64_t (&range)[2], const T* x, const T* dy,
+                                   int channels) {
   for (int64_t k = range[0]; k < range[1]; k++)
     for (int c = 0; c < channels; c++) {
-      const float* const from[1] = {x + job.offset[k]};
+      const T* const from[1] = {x + job.offset[k]};
       Reg sum[1][1];
-      sddmm_sums<1, 1, true>(job.shape, tile, from, dy + c * job.shape.y_channel, sum);
+      sddmm_sums<Of, 1, 1, true>(job.shape, tile, from, dy + c * job.shape.y_channel, sum);
       Reg four[4] = {sum[0][0], broadcast(0), broadcast(0), broadcast(0)};
       float total[4] = {};
       add_sums(four, total);
@@ -94,8 +100,8 @@ SPARSETRAIN_TARGET inline void sddmm_rest(const SddmmJob& job, const SddmmTile& 
     }
 }
 
-template <int V>
-SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob& job, const SddmmTile& tile, int64_t x_at,
+template <int V, typename T>
+SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob<T>& job, const SddmmTile& tile, int64_t x_at,
                                    int64_t dy_at, const int64_t (&groups)[2]) {
   const SpmmShape& s = job.shape;
   constexpr int C = sddmm_channels(V);
@@ -103,14 +109,14 @@ SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob& job, const SddmmTile& tile, i
     for (int64_t g = groups[0]; g < groups[1]; g++) {
       const int32_t* start = job.start + segment * s.groups + g;
       const int64_t range[2] = {start[0], start[1]};
-      const float* x = job.x + x_at;
-      const float* dy = job.dy + dy_at + g * V * s.y_channel;
+      const T* x = job.x + x_at;
+      const T* dy = job.dy + dy_at + g * V * s.y_channel;
       if ((g + 1) * V > s.channels) {
-        sddmm_rest(job, tile, V, range, x, dy, int(s.channels - g * V));
+        sddmm_rest<SddmmVec<T, V>>(job, tile, V, range, x, dy, int(s.channels - g * V));
         continue;
       }
       for (int c = 0; c < V; c += C)
-        if (tile.tail < kWidth)
+        if (tile.tail < SddmmVec<T, V>::kNumbers)
           sddmm_group<V, C, true>(job, tile, range, x, dy + c * s.y_channel, c);
         else
           sddmm_group<V, C, false>(job, tile, range, x, dy + c * s.y_channel, c);
@@ -119,11 +125,12 @@ SPARSETRAIN_TARGET void sddmm_tile(const SddmmJob& job, const SddmmTile& tile, i
 
 // A tile has about kTile registers of each channel: enough to pay for the reduction across lanes,
 // few enough for L1 to hold what a segment reads.
-template <int V, typename Parallel>
-void sddmm_of(const SddmmJob& job, int threads, Parallel parallel) {
+template <int V, typename T, typename Parallel>
+void sddmm_of(const SddmmJob<T>& job, int threads, Parallel parallel) {
   constexpr int64_t kTile = 32, kColumns = 16;
   const SpmmShape& s = job.shape;
-  const int64_t all = (s.run + kWidth - 1) / kWidth;
+  constexpr int N = SddmmVec<T, V>::kNumbers;
+  const int64_t all = (s.run + N - 1) / N;
   const int64_t most = std::min(all, kColumns);
   const int64_t lines = std::min(s.lines, std::max<int64_t>(1, kTile / most));
   const int64_t chunks = (all + most - 1) / most, parts = std::min<int64_t>(s.groups, threads);
@@ -133,16 +140,16 @@ void sddmm_of(const SddmmJob& job, int threads, Parallel parallel) {
       for (int64_t line = 0; line < s.lines; line += lines)
         for (int64_t c = 0; c < chunks; c++) {
           const int64_t from = all * c / chunks, count = all * (c + 1) / chunks - from;
-          const int tail = int(std::min<int64_t>(kWidth, s.run - (from + count - 1) * kWidth));
+          const int tail = int(std::min<int64_t>(N, s.run - (from + count - 1) * N));
           const SddmmTile tile{int(std::min(lines, s.lines - line)), int(count), tail};
-          sddmm_tile<V>(job, tile, block * s.x_block + line * s.x_line + from * kWidth,
-                        block * s.y_block + line * s.y_line + from * kWidth, groups);
+          sddmm_tile<V>(job, tile, block * s.x_block + line * s.x_line + from * N,
+                        block * s.y_block + line * s.y_line + from * N, groups);
         }
   });
 }
 
-template <typename Parallel>
-void sddmm_on(const SddmmJob& job, int v, int threads, Parallel parallel) {
+template <typename T, typename Parallel>
+void sddmm_on(const SddmmJob<T>& job, int v, int threads, Parallel parallel) {
   if (v == 1) return sddmm_of<1>(job, threads, parallel);
   if (v == 4) return sddmm_of<4>(job, threads, parallel);
   if (v == 8) return sddmm_of<8>(job, threads, parallel);

@@ -8,14 +8,16 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <type_traits>
 
-#include "vec.h"
+#include "vec_bf16.h"
 
 namespace sparsetrain {
 
-// Where a sparse product reads and writes; strides in floats.
+// Where a sparse product reads and writes; strides in numbers.
 struct SpmmShape {
-  int64_t blocks, lines, run;  // run: floats of a line
+  int64_t blocks, lines, run;  // run: numbers of a line
   int64_t x_block, x_line;     // x[block * x_block + line * x_line + offset + i]
   int64_t y_block, y_line,
       y_channel;  // y[block * y_block + line * y_line + channel * y_channel + i]
@@ -28,18 +30,21 @@ struct SpmmEntries {
   const float* value;     // [entries, V]
 };
 
+// T is how x and y are stored, float or BFloat16; sums are fp32.
+template <typename T>
 struct SpmmOutput {
-  float* y;
-  const float* bias;      // [channels] or null
-  const float* residual;  // strides of y, or null
+  T* y;
+  const float* bias;  // [channels] or null
+  const T* residual;  // strides of y, or null
   bool relu;
 };
 
+template <typename T>
 struct SpmmJob {
   SpmmShape shape;
   SpmmEntries entries;
-  SpmmOutput output;
-  const float* x;
+  SpmmOutput<T> output;
+  const T* x;
 };
 
 }  // namespace sparsetrain
@@ -51,8 +56,8 @@ namespace sparsetrain {
 
 // V of entries is 1, 4, 8 or 16. Parallel(n, grain, f) calls f(begin, end) over [0, n) on several
 // threads; `threads` says how many there are.
-template <typename Parallel>
-void spmm(const SpmmJob& job, int v, int threads, Parallel parallel) {
+template <typename T, typename Parallel>
+void spmm(const SpmmJob<T>& job, int v, int threads, Parallel parallel) {
   switch (isa()) {
 #ifdef SPARSETRAIN_X86
     case Isa::kAvx512:

@@ -17,10 +17,17 @@
 #define SPARSETRAIN_FMA_AVX512 [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl,fma")]]
 #endif
 
+// Before a loop over registers, whose count is a constant.
+#if defined(__GNUC__) || defined(__clang__)
+#define SPARSETRAIN_UNROLL _Pragma("GCC unroll 32")
+#else
+#define SPARSETRAIN_UNROLL
+#endif
+
 namespace sparsetrain {
 
 // Asks for the cache line of p, near enough to be there when its turn comes; p may be anywhere.
-SPARSETRAIN_LOOP void prefetch(const float* p) {
+SPARSETRAIN_LOOP void prefetch(const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p, 0, 2);
 #endif
@@ -54,6 +61,13 @@ SPARSETRAIN_LOOP void store_first(float* p, Reg a, int n) {
 }
 SPARSETRAIN_LOOP Reg add(Reg a, Reg b) {
   for (int i = 0; i < kWidth; i++) a.lane[i] += b.lane[i];
+  return a;
+}
+// Lane i is x[offset[i / V]].
+template <int V>
+SPARSETRAIN_LOOP Reg each(const float* x, const int32_t* offset) {
+  Reg a;
+  for (int i = 0; i < kWidth; i++) a.lane[i] = x[offset[i / V]];
   return a;
 }
 // a * b + c
@@ -95,6 +109,20 @@ SPARSETRAIN_INLINE Reg load_first(const float* p, int n) { return _mm256_maskloa
 SPARSETRAIN_INLINE void store_first(float* p, Reg a, int n) { _mm256_maskstore_ps(p, first(n), a); }
 SPARSETRAIN_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
 SPARSETRAIN_INLINE Reg multiply_add(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+template <int V>
+SPARSETRAIN_INLINE __m128 each_of_four(const float* x, const int32_t* offset) {
+  if constexpr (V >= 4) return _mm_broadcast_ss(x + offset[0]);
+  const __m128 a = _mm_load_ss(x + offset[0]), c = _mm_load_ss(x + offset[2]);
+  const __m128 ab = _mm_insert_ps(a, _mm_load_ss(x + offset[1]), 0x10);
+  const __m128 cd = _mm_insert_ps(c, _mm_load_ss(x + offset[3]), 0x10);
+  return _mm_movelh_ps(ab, cd);
+}
+template <int V>
+SPARSETRAIN_INLINE Reg each(const float* x, const int32_t* offset) {
+  if constexpr (V >= kWidth) return broadcast(x[offset[0]]);
+  const __m128 low = each_of_four<V>(x, offset), high = each_of_four<V>(x, offset + 4 / V);
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+}
 SPARSETRAIN_INLINE Reg relu(Reg a) { return _mm256_max_ps(_mm256_setzero_ps(), a); }
 SPARSETRAIN_INLINE void add_sums(const Reg* a, float* sum) {
   const Reg pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
@@ -123,6 +151,12 @@ SPARSETRAIN_INLINE void store_first(float* p, Reg a, int n) {
 }
 SPARSETRAIN_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
 SPARSETRAIN_INLINE Reg multiply_add(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+template <int V>
+SPARSETRAIN_INLINE Reg each(const float* x, const int32_t* offset) {
+  if constexpr (V >= kWidth) return broadcast(x[offset[0]]);
+  const __m256 low = avx2::each<V>(x, offset), high = avx2::each<V>(x, offset + 8 / V);
+  return _mm512_maskz_insertf32x8(0xffff, _mm512_castps256_ps512(low), high, 1);
+}
 // The masked forms: gcc takes the others' unused sources for uninitialised.
 SPARSETRAIN_INLINE Reg relu(Reg a) { return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), a); }
 SPARSETRAIN_INLINE __m256 halves(Reg a) {

@@ -148,7 +148,7 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
 def _execution(
     config: Config, model: nn.Module, optimizer: Optimizer, method: Method, data: Images
 ) -> Execution:
-    # Under autocast the dense layers run in bf16, for which the sparse ones have no kernels.
+    # sparsify measures in fp32, and under autocast dense layers may be faster than that.
     mode = "dense" if config.bf16 and config.execution == "auto" else config.execution
     setting = Setting(config, data)
     steps = int(method.lengths * setting.total_steps)

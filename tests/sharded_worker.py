@@ -138,7 +138,7 @@ def main(rank, world, folder):
         init_method=f"file://{folder}/store",
         rank=rank,
         world_size=world,
-        timeout=timedelta(seconds=30),
+        timeout=timedelta(minutes=2),
     )
     torch.set_num_threads(1)
     results = {}

@@ -26,7 +26,7 @@ def results(request, tmp_path_factory):
         )
         for rank in range(world)
     ]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    said = [rank.communicate(timeout=240)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(said)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 

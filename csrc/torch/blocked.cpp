@@ -11,7 +11,9 @@ namespace {
 // The numbers as bits: f gets a pointer type's worth of them.
 template <typename F>
 void with_bits(const Tensor& t, const F& f) {
-  if (t.element_size() == 4)
+  if (t.element_size() == 2)
+    f(uint16_t());
+  else if (t.element_size() == 4)
     f(uint32_t());
   else
     f(uint64_t());

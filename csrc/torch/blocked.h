@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../blocked.h"
+#include "../floats.h"
 
 namespace sparsetrain {
 
@@ -49,7 +50,10 @@ T* write(const Tensor& t) {
 // f gets a number of data's dtype.
 template <typename F>
 void with_type(const Tensor& data, const F& f) {
-  if (data.scalar_type() == torch::headeronly::ScalarType::Float)
+  using torch::headeronly::ScalarType;
+  if (data.scalar_type() == ScalarType::BFloat16)
+    f(BFloat16());
+  else if (data.scalar_type() == ScalarType::Float)
     f(float());
   else
     f(double());

@@ -19,7 +19,16 @@ const T* maybe(const Maybe& t) {
   return t ? read<T>(*t) : nullptr;
 }
 
-// Every tensor is contiguous and of data's dtype. Without mean and var, those of data.
+// Zeros of what data is computed in.
+Tensor channels_like(const Tensor& data, int64_t channels) {
+  using torch::headeronly::ScalarType;
+  const ScalarType dtype = data.scalar_type();
+  return torch::stable::new_zeros(data, {channels},
+                                  dtype == ScalarType::BFloat16 ? ScalarType::Float : dtype);
+}
+
+// Every tensor is contiguous and of data's dtype, or fp32 beside bf16. Without mean and var, those
+// of data.
 std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Maybe weight,
                                                           Maybe bias, Maybe mean, Maybe var,
                                                           double eps, bool relu, Sizes halo,
@@ -27,15 +36,18 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Ma
   const Blocking s = blocking_of(data, halo), to = with_halo(s, new_halo);
   const bool moments = !mean;
   Tensor y = empty_blocked(data, to);
-  Tensor m = mean ? torch::stable::clone(*mean) : torch::stable::new_zeros(data, {s.channels});
-  Tensor v = var ? torch::stable::clone(*var) : torch::stable::new_zeros(data, {s.channels});
+  Tensor m = mean ? torch::stable::clone(*mean) : channels_like(data, s.channels);
+  Tensor v = var ? torch::stable::clone(*var) : channels_like(data, s.channels);
   if (data.numel() == 0) return {torch::stable::zero_(y), m, v};
   with_type(data, [&](auto number) {
     using T = decltype(number);
-    const Norms<T> norms{maybe<T>(weight), maybe<T>(bias), read<T>(m), read<T>(v), eps};
+    using Real = RealOf<T>;
+    const Norms<Real> norms{maybe<Real>(weight), maybe<Real>(bias), read<Real>(m), read<Real>(v),
+                            eps};
     const auto run =
         relu ? batch_norm<T, true, decltype(by_grain)> : batch_norm<T, false, decltype(by_grain)>;
-    run(read<T>(data), s, norms, write<T>(m), write<T>(v), moments, write<T>(y), to, by_grain);
+    run(read<T>(data), s, norms, write<Real>(m), write<Real>(v), moments, write<T>(y), to,
+        by_grain);
   });
   return {y, m, v};
 }
@@ -45,16 +57,18 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward_cpu(
     const Tensor& var, double eps, bool relu, bool training, Sizes halo, Sizes new_halo) {
   const Blocking s = blocking_of(data, halo), from = with_halo(s, new_halo);
   Tensor dx = empty_blocked(data, s);
-  Tensor dweight = torch::stable::new_zeros(data, {s.channels});
-  Tensor dbias = torch::stable::new_zeros(data, {s.channels});
+  Tensor dweight = channels_like(data, s.channels);
+  Tensor dbias = channels_like(data, s.channels);
   if (data.numel() == 0) return {torch::stable::zero_(dx), dweight, dbias};
   with_type(data, [&](auto number) {
     using T = decltype(number);
-    const Norms<T> norms{maybe<T>(weight), maybe<T>(bias), read<T>(mean), read<T>(var), eps};
+    using Real = RealOf<T>;
+    const Norms<Real> norms{maybe<Real>(weight), maybe<Real>(bias), read<Real>(mean),
+                            read<Real>(var), eps};
     const auto run = relu ? batch_norm_backward<T, true, decltype(by_grain)>
                           : batch_norm_backward<T, false, decltype(by_grain)>;
-    run(read<T>(dy), from, read<T>(data), s, norms, training, write<T>(dx), write<T>(dweight),
-        write<T>(dbias), by_grain);
+    run(read<T>(dy), from, read<T>(data), s, norms, training, write<T>(dx), write<Real>(dweight),
+        write<Real>(dbias), by_grain);
   });
   return {dx, dweight, dbias};
 }

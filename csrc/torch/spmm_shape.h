@@ -44,6 +44,15 @@ inline int64_t inside(const torch::stable::Tensor& y, Halo halo) {
   return (halo.rows * y.size(3) + halo.columns) * y.size(4);
 }
 
+// f gets a number of x's dtype, fp32 or bf16.
+template <typename F>
+void with_storage(const torch::stable::Tensor& x, const F& f) {
+  if (x.scalar_type() == torch::headeronly::ScalarType::BFloat16)
+    f(BFloat16());
+  else
+    f(float());
+}
+
 inline int spmm_threads() { return std::max<int>(1, int(torch::stable::get_num_threads())); }
 
 }  // namespace sparsetrain

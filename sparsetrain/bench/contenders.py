@@ -150,8 +150,9 @@ def ours(data: Data, form: Form) -> list[Contender]:
 
 
 def sparse_layer(data: Data, form: Form, mask: Tensor) -> SparseConv2d | SparseLinear:
+    """In eval mode: forward finds its values in order, as the compiled dense layer does."""
     v = int(form[0].partition(":")[2] or 1)
-    module = data.dense()
+    module = data.dense().eval()
     if isinstance(module, nn.Conv2d):
         return SparseConv2d.from_dense(module, mask, v=v)
     return SparseLinear.from_dense(module, mask, v=v)

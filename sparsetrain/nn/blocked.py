@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from functools import lru_cache
 from typing import Any, final
 
 import torch
@@ -45,14 +46,16 @@ class Blocked:
     """
 
     def __init__(self, data: Tensor | Pending, halo: Halo = (0, 0), flat: bool = False) -> None:
-        self._data: Any = data if isinstance(data, Tensor) else None
-        self.pending: Any = None if isinstance(data, Tensor) else data  # a Pending or None
+        self._data: Any = data
+        self.pending: Any = None  # a Pending or None
         self.halo, self.flat = halo, flat
         self._readers: list[weakref.ref[Blocked]] = []  # pending, with this among their inputs
-        for read in () if self.pending is None else self.pending.inputs:
-            _ = read.data  # now: or else a whole network would wait for its end
-            read._readers[:] = [r for r in read._readers if r() is not None]
-            read._readers.append(weakref.ref(self))
+        if not isinstance(data, Tensor):
+            self._data, self.pending = None, data
+            for read in data.inputs:
+                _ = read.data  # now: or else a whole network would wait for its end
+                read._readers[:] = [r for r in read._readers if r() is not None]
+                read._readers.append(weakref.ref(self))
 
     @property
     def data(self) -> Tensor:
@@ -62,15 +65,16 @@ class Blocked:
 
     @classmethod
     def of(cls, x: Tensor, lanes: int | None = None, halo: Halo = (0, 0)) -> Blocked:
-        """A dense `[N, C, H, W]`, or a matrix `[N, C]`, fp32 or fp64, on the CPU."""
-        if x.dim() == 2:
-            return cls.of(x[:, :, None, None], lanes).as_matrix()
+        """A dense `[N, C, H, W]`, or a matrix `[N, C]`, fp32, fp64 or bf16, on the CPU."""
+        flat = x.dim() == 2
+        images = x[:, :, None, None] if flat else x
         if lanes is None:
-            rows, columns = x.shape[2] + 2 * halo[0], x.shape[3] + 2 * halo[1]
-            lanes = choose_lanes(x.shape[0], (x.shape[2], x.shape[3]))
-            while lanes > 1 and lanes * x.shape[1] * rows * columns > MOST:
+            batch, channels, rows, columns = images.shape
+            lanes = choose_lanes(batch, (rows, columns))
+            image = channels * (rows + 2 * halo[0]) * (columns + 2 * halo[1])
+            while lanes > 1 and lanes * image > MOST:
                 lanes //= 2
-        return cls(to_blocked(x, lanes, halo), halo)
+        return cls(to_blocked(images, lanes, halo), halo, flat)
 
     def dense(self, channels_last: bool = False) -> Tensor:
         """`[N, C, H, W]`, or `[N, C]` where flat."""
@@ -79,9 +83,9 @@ class Blocked:
 
     def with_halo(self, halo: Halo) -> Blocked:
         """The same with at least that halo."""
-        halo = max(halo[0], self.halo[0]), max(halo[1], self.halo[1])
-        if halo == self.halo:
+        if halo[0] <= self.halo[0] and halo[1] <= self.halo[1]:
             return self
+        halo = max(halo[0], self.halo[0]), max(halo[1], self.halo[1])
         return self.like(with_halo(self.data, self.halo, halo), halo)
 
     def like(self, data: Tensor, halo: Halo | None = None) -> Blocked:
@@ -110,8 +114,7 @@ class Blocked:
 
     @property
     def data_shape(self) -> tuple[int, int, int, int, int]:
-        blocks, channels, rows, columns, lanes = (self.pending or self.data).shape
-        return blocks, channels, rows, columns, lanes
+        return tuple((self._data if self.pending is None else self.pending).shape)
 
     @property
     def lanes(self) -> int:
@@ -133,9 +136,11 @@ class Blocked:
 
     @property
     def shape(self) -> torch.Size:
+        blocks, channels, rows, columns, lanes = self.data_shape
         if self.flat:
-            return torch.Size((self.batch, self.channels))
-        return torch.Size((self.batch, self.channels, *self.positions))
+            return torch.Size((blocks * lanes, channels))
+        above, beside = self.halo
+        return torch.Size((blocks * lanes, channels, rows - 2 * above, columns - 2 * beside))
 
     @property
     def ndim(self) -> int:
@@ -143,11 +148,15 @@ class Blocked:
 
     @property
     def dtype(self) -> torch.dtype:
-        return (self.pending or self.data).dtype
+        return (self._data if self.pending is None else self.pending).dtype
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu") if self.pending else self.data.device
+        return torch.device("cpu") if self.pending is not None else self.data.device
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.pending is not None or self._data.is_cpu
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
@@ -193,12 +202,14 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return result
 
 
+@lru_cache
 def choose_lanes(batch: int, positions: tuple[int, int]) -> int:
     """The most lanes that divide the batch: up to 16, or 64 numbers a line in few columns."""
     most = max(LANES, LINE // max(1, 1 << max(0, positions[1] - 1).bit_length()))
     return math.gcd(batch, 1 << (most.bit_length() - 1)) if batch else 1
 
 
+@lru_cache
 def lanes_of_rows(rows: int) -> int:
     """The most lanes that divide a matrix's rows, or need few rows more."""
     few = (lanes for lanes in WIDE if -rows % lanes <= rows // 8)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.pending import Momentum, Norm, PendingNorm, PendingProduct
-from sparsetrain.ops.blocked import with_halo
+from sparsetrain.ops.blocked import computed_in, with_halo
 from sparsetrain.ops.blocked_pool import (
     PLACES,
     blocked_adaptive_avg_pool,
@@ -85,7 +85,9 @@ def _batch_norm(
     x: Any, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ) -> Any:
     tensors = (mean, var, weight, bias)
-    if not isinstance(x, Blocked) or any(t is not None and t.dtype != x.dtype for t in tensors):
+    if not isinstance(x, Blocked):
+        return NotImplemented
+    if any(t is not None and t.dtype != computed_in(x.dtype) for t in tensors):
         return NotImplemented
     differentiable = torch.is_grad_enabled()
     if not training and not differentiable and isinstance(x.pending, PendingProduct):
@@ -209,12 +211,12 @@ def _mean(x: Blocked, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> 
 
 def _same_grid(x: Any, y: Any) -> bool:
     """Whether both hold the same images' positions in the same order."""
-    return (
-        isinstance(x, Blocked)
-        and isinstance(y, Blocked)
-        and (x.batch, x.lanes, x.positions, x.flat, x.dtype)
-        == (y.batch, y.lanes, y.positions, y.flat, y.dtype)
-    )
+    if not (isinstance(x, Blocked) and isinstance(y, Blocked)):
+        return False
+    of_x, of_y = x.shape, y.shape
+    return (of_x[0], of_x[2:], x.lanes, x.flat, x.dtype) == (
+        of_y[0], of_y[2:], y.lanes, y.flat, y.dtype,
+    )  # fmt: skip
 
 
 def _alike(x: Any, y: Any) -> bool:

@@ -7,7 +7,6 @@ takes on a ReLU. Each reads its input once and writes its output once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -44,7 +43,7 @@ class Pending(Protocol):
     """Data to come, of a known shape, from inputs that are there."""
 
     @property
-    def inputs(self) -> list[Blocked]: ...
+    def inputs(self) -> tuple[Blocked, ...]: ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -57,8 +56,7 @@ class Pending(Protocol):
     def with_relu(self) -> Pending: ...
 
 
-@dataclass(frozen=True, eq=False)
-class PendingProduct:
+class PendingProduct(NamedTuple):
     """A sparse layer's output in inference: relu(norm(W x + bias) + residual).
 
     Attributes:
@@ -75,8 +73,8 @@ class PendingProduct:
     relu: bool = False
 
     @property
-    def inputs(self) -> list[Blocked]:
-        return [self.x] if self.residual is None else [self.x, self.residual]
+    def inputs(self) -> tuple[Blocked, ...]:
+        return (self.x,) if self.residual is None else (self.x, self.residual)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,9 +82,10 @@ class PendingProduct:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        plan = self.kernels.plan
-        rows, columns = (n + 2 * h for n, h in zip(plan.size, self.halo, strict=True))
-        return self.x.data_shape[0], plan.pattern.shape[0], rows, columns, self.x.lanes
+        blocks, _, _, _, lanes = self.x.data_shape
+        (rows, columns), (above, beside) = self.kernels.plan.size, self.halo
+        channels = self.kernels.plan.pattern.shape[0]
+        return blocks, channels, rows + 2 * above, columns + 2 * beside, lanes
 
     def make(self) -> Tensor:
         values, bias = self.folded(self.kernels, self.norm)
@@ -96,17 +95,17 @@ class PendingProduct:
         return spmm(phases, values, entries, self.halo, bias, residual, self.relu)
 
     def with_relu(self) -> PendingProduct:
-        return replace(self, relu=True)
+        return self._replace(relu=True)
 
     def with_norm(self, norm: Norm) -> PendingProduct | None:
         """None where there is something between."""
         between = self.norm is not None or self.residual is not None or self.relu
-        return None if between else replace(self, norm=norm)
+        return None if between else self._replace(norm=norm)
 
     def with_residual(self, residual: Blocked) -> PendingProduct | None:
         """None where there is something between, or residual has another halo."""
         between = self.residual is not None or self.relu
-        return None if between or residual.halo != self.halo else replace(self, residual=residual)
+        return None if between or residual.halo != self.halo else self._replace(residual=residual)
 
 
 class Momentum:
@@ -120,8 +119,7 @@ class Momentum:
         return value
 
 
-@dataclass(frozen=True, eq=False)
-class PendingNorm:
+class PendingNorm(NamedTuple):
     """A batch norm of blocked data, in training or not."""
 
     x: Blocked
@@ -133,8 +131,8 @@ class PendingNorm:
     relu: bool = False
 
     @property
-    def inputs(self) -> list[Blocked]:
-        return [self.x]
+    def inputs(self) -> tuple[Blocked, ...]:
+        return (self.x,)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,4 +155,4 @@ class PendingNorm:
             )
 
     def with_relu(self) -> PendingNorm:
-        return replace(self, relu=True)
+        return self._replace(relu=True)

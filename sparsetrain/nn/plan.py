@@ -17,14 +17,9 @@ from sparsetrain.nn.packed import Pattern
 from sparsetrain.ops.sort_entries import sort_entries
 from sparsetrain.ops.spmm import Entries
 
-CACHE = 24 * 1024  # bytes of L1 for the part of x that a tile reads
-TILE = 64 * 4  # bytes of a line that a tile has
-FEWEST = {
-    1: 20,
-    4: 48,
-    8: 64,
-    16: 64,
-}  # entries that a visit of a tile must have, to pay for itself
+CACHE = 32 * 1024  # bytes of L1 for the part of x that a tile reads
+TILE = {1: 64 * 4, 4: 24 * 4, 8: 24 * 4, 16: 24 * 4}  # bytes of a line that a tile has
+FEWEST = {1: 10, 4: 24, 8: 24, 16: 24}  # entries that a tile needs in a segment, to pay for it
 
 
 @dataclass(frozen=True)
@@ -38,13 +33,9 @@ class Geometry:
 
     def size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the output for those of the input."""
-        rows, columns = (
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(
-                size, self.padding, self.dilation, kernel, self.stride, strict=True
-            )
-        )
-        return rows, columns
+        (s, t), (above, beside), (d, e) = self.stride, self.padding, self.dilation
+        rows = (size[0] + 2 * above - d * (kernel[0] - 1) - 1) // s + 1
+        return rows, (size[1] + 2 * beside - e * (kernel[1] - 1) - 1) // t + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +49,7 @@ class Plan:
 
     pattern: Pattern
     geometry: Geometry
-    x_shape: tuple[int, int, int, int]
+    x_shape: tuple[int, ...]
     halo: tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -88,19 +79,19 @@ class Plan:
                 f"Plan: images of {self.x_shape} are 2^31 floats a block or more; fewer lanes"
             )
 
-    @property
+    @cached_property
     def kernel(self) -> tuple[int, int]:
         rows, columns = self.pattern.shape[2:] if len(self.pattern.shape) == 4 else (1, 1)
         return rows, columns
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Rows and columns of the output."""
         rows, columns = self.x_shape[1:3]
         inner = (rows - 2 * self.halo[0], columns - 2 * self.halo[1])
         return self.geometry.size(inner, self.kernel)
 
-    @property
+    @cached_property
     def dy_halo(self) -> tuple[int, int]:
         """The halo that the output's gradient needs for `backward`."""
         if self.geometry.stride == (1, 1):
@@ -126,7 +117,7 @@ class Plan:
             _table(torch.arange(pattern.groups), first, first * plane),
             _table(torch.zeros_like(channel), channel, offset),
             (pattern.v, 1, pattern.shape[0], self.size),
-            self._phased,
+            (self._phased, self._reach),
         )
 
     def backward(self, halo: tuple[int, int]) -> tuple[Entries, Tensor]:
@@ -148,7 +139,7 @@ class Plan:
             _table(self._first(output), output, at * lanes),
             _table(channel, torch.zeros_like(channel), -(row * columns + column) * lanes),
             (1, self.pattern.v, self._phased[0], self.dx_size),
-            (outputs, rows, columns, lanes),
+            ((outputs, rows, columns, lanes), self._reach),
         )
 
     @property
@@ -194,7 +185,7 @@ class Plan:
     def _plane(self) -> int:
         return self._phased[1] * self._phased[2] * self._phased[3]
 
-    @property
+    @cached_property
     def _phased(self) -> tuple[int, int, int, int]:
         channels, rows, columns, lanes = self.x_shape
         s, t = self.geometry.stride
@@ -213,6 +204,17 @@ class Plan:
         """Phases of a channel."""
         s, t = self.geometry.stride
         return 1 if self.kernel == (1, 1) else s * t
+
+    @property
+    def _reach(self) -> tuple[int, int]:
+        """Rows and columns of the phases that an output's taps touch, at most."""
+        rows, columns = (
+            min(k, (d * (k - 1)) // s + 1)
+            for k, d, s in zip(
+                self.kernel, self.geometry.dilation, self.geometry.stride, strict=True
+            )
+        )
+        return rows, columns
 
     def _first(self, output: Tensor) -> Tensor:
         """The first channel of the phases that an output channel may read."""
@@ -241,21 +243,26 @@ def _table(group: Tensor, channel: Tensor, offset: Tensor) -> Tensor:
     return torch.stack([group, channel, offset], dim=1)
 
 
-def _entries(index, rows, columns, out, x_shape) -> tuple[Entries, Tensor]:
-    """Sorted entries and their places. out: v, rows of one index, channels and size of y."""
-    v, together, channels, size = out
+def _entries(index, rows, columns, out, source) -> tuple[Entries, Tensor]:
+    """Sorted entries and their places.
+
+    Args:
+        out: v, rows of one index, channels and size of y.
+        source: shape of x, and `Plan._reach` in it.
+    """
+    (v, together, channels, size), (x_shape, reach) = out, source
     groups = -(-channels // v)
-    segments = _segments(len(index) * together / max(1, groups), v, len(index), x_shape)
+    segments = _segments(len(index) * together / max(1, groups), v, x_shape, reach)
     width = -(-x_shape[0] // segments)
     start, offset, place = sort_entries(index, rows, columns, together, width, (segments, groups))
     return Entries(start, offset, v, segments, channels, size, x_shape), place
 
 
-def _segments(density: float, v: int, entries: int, x_shape: tuple[int, ...]) -> int:
+def _segments(
+    density: float, v: int, x_shape: tuple[int, int, int, int], reach: tuple[int, int]
+) -> int:
     """Parts of x's channels that are visited one after the other, for `density` entries a group."""
     channels, _, columns, lanes = x_shape
-    taps = min(3, x_shape[1]) if entries else 1
-    beside = min(2, columns - 1) * lanes * 4
-    window = channels * taps * (min(TILE, columns * lanes * 4) + beside)
-    fit = -(-window // CACHE)
-    return max(1, min(fit, int(density / FEWEST[v]), channels))
+    line = 4 * lanes * (columns - reach[1] + 1)
+    window = channels * reach[0] * (min(TILE[v], line) + 4 * lanes * (reach[1] - 1))
+    return max(1, min(-(-window // CACHE), int(density / FEWEST[v]), channels))

@@ -104,7 +104,7 @@ class Kernels:
     def dense_dweight(self, dy: Tensor, halo: Halo, phases: Tensor) -> Tensor:
         """The gradient of all weights, `[O, I, ...]`, by the dense convolution."""
         plan, geometry = self.plan, self.plan.geometry
-        x = from_blocked(plan.merged(phases), plan.halo)
+        x = from_blocked(plan.merged(phases), plan.halo).float()
         shape = (*plan.pattern.shape[:2], *plan.kernel)
         options: Any = {
             "stride": geometry.stride,
@@ -112,12 +112,12 @@ class Kernels:
             "dilation": geometry.dilation,
             "groups": geometry.groups,
         }
-        grad = conv2d_weight(x, shape, from_blocked(dy, halo), **options)
+        grad = conv2d_weight(x, shape, from_blocked(dy, halo).float(), **options)
         return grad.view(plan.pattern.shape)
 
 
 def kernels_of(
-    pattern: Pattern, geometry: Geometry, x_shape: tuple[int, int, int, int], halo: Halo
+    pattern: Pattern, geometry: Geometry, x_shape: tuple[int, ...], halo: Halo
 ) -> Kernels:
     """The kernels for `[channels, rows, columns, lanes]` of input, its halo included."""
     index = pattern.index
@@ -198,4 +198,6 @@ def _in_order(rows: Tensor, order: Tensor) -> Tensor:
 
 def _over_positions(dy: Tensor) -> Tensor:
     """The sum of each channel; as a product, 10 times as fast as torch's sum over these axes."""
+    if dy.dtype == torch.bfloat16:  # of which a product is rounded, and no faster
+        return dy.flatten(2).sum(2, dtype=torch.float32).sum(0)
     return (dy.flatten(2) @ dy.new_ones(dy[0, 0].numel())).sum(0)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, packed, stored_in
 
 Padding = str | tuple[int, int]
 
@@ -19,9 +19,11 @@ Padding = str | tuple[int, int]
 class SparseConv2d(SparseLayer):
     """torch.nn.Conv2d with a pruned weight; zeros around the image.
 
-    On the CPU in fp32 it runs at the speed of the non-zeros; in other dtypes and on other devices
-    it is a dense convolution with zeros. Autocast on the CPU computes in fp32 and returns its own
-    dtype. Takes dense tensors and `Blocked`, and returns what `output` says.
+    On the CPU in fp32 it runs at the speed of the non-zeros; with a weight of another dtype, as of
+    `.bfloat16()`, and on other devices it is a dense convolution with zeros. Autocast on the CPU
+    returns its own dtype: of bf16 the layer reads and writes bf16 and sums in fp32, with the weight
+    and its gradient in fp32; of fp16 it computes in fp32. Takes dense tensors and `Blocked`, and
+    returns what `output` says.
     """
 
     def __init__(
@@ -103,11 +105,11 @@ class SparseConv2d(SparseLayer):
         return self._sparse(x)
 
     def _sparse(self, x: Tensor | Blocked) -> Tensor | Blocked:
-        dtype, channels_last = amp_dtype() or torch.float32, False
+        channels_last = False
         if isinstance(x, Tensor):
-            x = x.float()
+            x = x.to(stored_in())
             if torch.compiler.is_compiling():
-                return self._traced(x, self.geometry).to(dtype)
+                return self._returned(self._traced(x, self.geometry))
             channels_last = not x.is_contiguous() and x.is_contiguous(
                 memory_format=torch.channels_last
             )
@@ -115,7 +117,7 @@ class SparseConv2d(SparseLayer):
         y = self._product(x, self.geometry)
         if self.output == "blocked":
             return y
-        return y.dense(channels_last).to(dtype)
+        return self._returned(y.dense(channels_last))
 
     def _masked(self, x: Tensor) -> Tensor:
         """By a dense convolution, in any dtype and on any device."""
@@ -127,18 +129,19 @@ class SparseConv2d(SparseLayer):
         return x.dense() if isinstance(x, Blocked) else x
 
     def _check(self, x: Tensor | Blocked) -> None:
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        shape = x.shape
+        if len(shape) != 4 or shape[1] != self.in_channels:
             raise ValueError(
                 f"SparseConv2d: x must be [N, {self.in_channels}, H, W] or"
-                f" [{self.in_channels}, H, W], got {list(x.shape)}"
+                f" [{self.in_channels}, H, W], got {list(shape)}"
             )
         if (
             self.padding != "same"
-            and min(self.geometry.size((x.shape[2], x.shape[3]), self.kernel_size)) < 1
+            and min(self.geometry.size((shape[2], shape[3]), self.kernel_size)) < 1
         ):
             raise ValueError(
                 f"SparseConv2d: a kernel of {self.kernel_size}, dilation {self.dilation}, is larger"
-                f" than the images {list(x.shape[2:])} with a padding of {self.geometry.padding}"
+                f" than the images {list(shape[2:])} with a padding of {self.geometry.padding}"
             )
 
     @property

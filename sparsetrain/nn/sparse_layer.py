@@ -52,6 +52,14 @@ class Kept(NamedTuple):
     bias: Tensor | None
 
 
+class Latest(NamedTuple):
+    """The kernels of the last call."""
+
+    index: Tensor
+    key: tuple[Any, ...]
+    kernels: Kernels
+
+
 class SparseLayer(nn.Module):
     """A layer whose `weight` is the live values of a pruned one, `[E, v]`.
 
@@ -85,6 +93,7 @@ class SparseLayer(nn.Module):
         self.wants_dense_grad = False
         self.dense_grad: Tensor | None = None
         self._kept: Kept | None = None
+        self._latest: Latest | None = None
 
     @property
     def pattern(self) -> Pattern:
@@ -135,36 +144,53 @@ class SparseLayer(nn.Module):
         if weight is not None:
             new = after.gather(weight.to(self.weight)) * (move.source < 0)
             self.weight.add_(new)
-        self.index, self.dense_grad = after.index, None
+        self.index, self.dense_grad, self._latest = after.index, None, None
         return move
 
     def _runs_sparse(self, x: Tensor | Blocked) -> bool:
         """Whether there is a kernel for it."""
-        amp = torch.is_autocast_enabled("cpu")
-        kinds = (torch.float32, torch.bfloat16, torch.float16) if amp else (torch.float32,)
-        on_cpu = x.device.type == self.weight.device.type == "cpu"
-        return (
-            on_cpu
-            and self.weight.dtype == torch.float32
-            and x.dtype in kinds
-            and (torch.compiler.is_compiling() or x.numel() > 0)
-        )
+        weight = self.weight
+        if not (weight.is_cpu and x.is_cpu) or weight.dtype != torch.float32:
+            return False
+        if x.dtype != torch.float32 and not (
+            x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cpu")
+        ):
+            return False
+        return torch.compiler.is_compiling() or x.numel() > 0
 
     def _product(self, x: Blocked, geometry: Geometry) -> Blocked:
-        """The layer on blocked input, in fp32; in inference computed when it is read."""
+        """The layer on blocked input, in `stored_in()`; in inference computed when it is read."""
+        if x.dtype != stored_in():
+            x = x.like(x.data.to(stored_in()))
         x = x.with_halo(geometry.padding)
-        kernels = kernels_of(self.pattern, geometry, x.data_shape[1:], x.halo)
+        kernels = self._kernels(x.data_shape[1:], x.halo, geometry)
         wanted = (0, 0)
         if self.output == "blocked":
             wanted = self.reader_halo or _halo_like(x, kernels.plan.size)
         if not torch.is_grad_enabled():
-            return Blocked(PendingProduct(x, kernels, wanted, self._folded), wanted, x.flat)
+            pending = PendingProduct(x, kernels, wanted, self._folded)
+            late = self.output == "blocked"
+            return Blocked(pending if late else pending.make(), wanted, x.flat)
         data = x.data.contiguous()
         y_halo = y_halo_for(kernels, data.requires_grad, wanted)
         return x.like(product(data, self.weight, self.bias, kernels, y_halo, self), y_halo)
 
+    def _kernels(self, x_shape: tuple[int, ...], halo: Halo, geometry: Geometry) -> Kernels:
+        """Of `kernels_of`; an input most often has the shape that it had the last time."""
+        index, latest = self.index, self._latest
+        key = (version(index), self.weight.shape[1], geometry, x_shape, halo)
+        if latest is None or latest.index is not index or latest.key != key:
+            latest = Latest(index, key, kernels_of(self.pattern, geometry, x_shape, halo))
+            self._latest = latest
+        return latest.kernels
+
+    def _returned(self, y: Tensor) -> Tensor:
+        """An fp32 output in autocast's dtype."""
+        dtype = amp_dtype()
+        return y if dtype is None else y.to(dtype)
+
     def _traced(self, x: Tensor, geometry: Geometry) -> Tensor:
-        """The layer on dense `[N, C, H, W]` input, in fp32, as one op."""
+        """The layer on dense `[N, C, H, W]` input, as one op."""
         return sparse_layer(x, self.weight, self.bias, self.pattern, geometry)
 
     def _folded(self, kernels: Kernels, norm: Norm | None) -> tuple[Tensor, Tensor | None]:
@@ -189,7 +215,7 @@ class SparseLayer(nn.Module):
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_kept": None}
+        return {**super().__getstate__(), "_kept": None, "_latest": None}
 
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -255,6 +281,11 @@ def packed(
 def amp_dtype() -> torch.dtype | None:
     """What layers return under autocast on the CPU."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+
+
+def stored_in() -> torch.dtype:
+    """What layers read and write: bf16 under its autocast on the CPU, else fp32."""
+    return torch.bfloat16 if amp_dtype() == torch.bfloat16 else torch.float32
 
 
 def _halo_like(x: Blocked, size: tuple[int, int]) -> Halo:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from sparsetrain.nn.blocked import Blocked, filled_up, lanes_of_rows
 from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
-from sparsetrain.nn.sparse_layer import SparseLayer, amp_dtype, packed
+from sparsetrain.nn.sparse_layer import SparseLayer, packed, stored_in
+from sparsetrain.ops.spmv import spmv
 
 GEOMETRY = Geometry()
 
@@ -60,26 +61,32 @@ class SparseLinear(SparseLayer):
                 f"SparseLinear: x must be [..., {self.in_features}], got {list(x.shape)}"
             )
         if isinstance(x, Blocked):
-            if x.flat and self._runs_sparse(x):
+            if x.flat and self._runs_sparse(x) and not self._has_few(len(x)):
                 y = self._product(x, GEOMETRY)
                 return y if self.output == "blocked" else self._returned(y.dense())
             x = x.dense()
         if not self._runs_sparse(x):
             return F.linear(x, self.dense_weight(), self.bias)
-        rows = x.reshape(-1, self.in_features).float()
+        rows = x.reshape(-1, self.in_features).to(stored_in())
         if torch.compiler.is_compiling():
-            return self._returned(self._traced(rows[:, :, None, None], GEOMETRY)).view(
-                *x.shape[:-1], self.out_features
-            )
-        lanes = lanes_of_rows(len(rows))
-        filled = filled_up(rows, lanes)
-        if self.output == "blocked" and x.dim() == 2 and filled is rows:
-            return self._product(Blocked.of(rows, lanes), GEOMETRY)
-        y = self._product(Blocked.of(filled, lanes), GEOMETRY).dense()[: len(rows)]
+            y = self._traced(rows[:, :, None, None], GEOMETRY)
+        elif self._has_few(len(rows)):
+            kernels = self._kernels((self.in_features, 1, 1, 1), (0, 0), GEOMETRY)
+            values, bias = self._folded(kernels, None)
+            y = spmv(rows.float().contiguous(), values, kernels.forward.entries, bias)
+        else:
+            lanes = lanes_of_rows(len(rows))
+            filled = filled_up(rows, lanes)
+            product = self._product(Blocked.of(filled, lanes), GEOMETRY)
+            if self.output == "blocked" and x.dim() == 2 and filled is rows:
+                return product
+            y = product.dense()[: len(rows)]
         return self._returned(y).view(*x.shape[:-1], self.out_features)
 
-    def _returned(self, y: Tensor) -> Tensor:
-        return y.to(amp_dtype() or torch.float32)
+    def _has_few(self, rows: int) -> bool:
+        """Whether rows are so few that each is faster by itself than all as lanes."""
+        few = rows <= max(1, self.weight.shape[1] // 2) and self.output == "dense"
+        return few and not torch.is_grad_enabled()
 
     def extra_repr(self) -> str:
         return (

@@ -34,11 +34,11 @@ def sparse_layer(
     """A packed weight times x.
 
     Args:
-        x: `[N, C, H, W]` fp32, on the CPU.
-        weight: `[E, v]`, of the pattern.
+        x: `[N, C, H, W]` fp32 or bf16, on the CPU.
+        weight: `[E, v]` fp32, of the pattern.
 
     Returns:
-        `[N, O, rows, columns]`, contiguous.
+        `[N, O, rows, columns]` of x's dtype, contiguous.
     """
     numbers = [*geometry.stride, *geometry.padding, *geometry.dilation, geometry.groups]
     return _sparse_layer(x, weight, pattern.index, bias, list(pattern.shape), numbers)
@@ -50,7 +50,8 @@ def sparse_layer_reference(
     """What sparse_layer must equal up to rounding, in plain PyTorch."""
     g, dense = geometry, pattern.scatter(weight)
     dense = dense.view(*dense.shape[:2], *(dense.shape[2:] or (1, 1)))
-    return torch.conv2d(x, dense, bias, g.stride, g.padding, g.dilation, g.groups)
+    y = torch.conv2d(x.to(dense), dense, bias, g.stride, g.padding, g.dilation, g.groups)
+    return y.to(x.dtype)
 
 
 @torch.library.register_fake("sparsetrain::sparse_layer")
@@ -86,7 +87,11 @@ def _backward_cpu(dy, x, weight, index, shape, geometry):
     blocked = to_blocked(filled_up(dy, lanes), lanes, halo)
     dx = from_blocked(kernels.dx(blocked, halo, weight), kernels.plan.halo)
     dweight = kernels.dweight(blocked, halo, kernels.plan.phases(data))
-    return dx if len(dx) == len(x) else dx[: len(x)].clone(), dweight, dy.sum((0, 2, 3))
+    return (
+        dx if len(dx) == len(x) else dx[: len(x)].clone(),
+        dweight,
+        dy.sum((0, 2, 3), dtype=weight.dtype),
+    )
 
 
 def _prepared(x, weight, index, shape, geometry) -> tuple[Tensor, Kernels]:

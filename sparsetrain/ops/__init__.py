@@ -39,6 +39,8 @@ from sparsetrain.ops.sort_entries import sort_entries_reference as sort_entries_
 from sparsetrain.ops.spmm import Entries as Entries
 from sparsetrain.ops.spmm import spmm as spmm
 from sparsetrain.ops.spmm import spmm_reference as spmm_reference
+from sparsetrain.ops.spmv import spmv as spmv
+from sparsetrain.ops.spmv import spmv_reference as spmv_reference
 from sparsetrain.ops.topk_mask import topk_mask as topk_mask
 from sparsetrain.ops.topk_mask import topk_mask_reference as topk_mask_reference
 from sparsetrain.ops.topk_plan import TopkMask as TopkMask

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sparsetrain.ops.differentiable import differentiable
+
 Halo = tuple[int, int]  # rows, columns
-BLOCKED_DTYPES = (torch.float32, torch.float64)
+BLOCKED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 torch.library.define("sparsetrain::to_blocked", "(Tensor x, int lanes, int[] halo) -> Tensor")
 torch.library.define(
@@ -29,16 +31,13 @@ torch.library.define(
 torch.library.define(
     "sparsetrain::with_halo", "(Tensor data, int[] halo, int[] new_halo) -> Tensor"
 )
-_to_blocked = torch.ops.sparsetrain.to_blocked.default
-_from_blocked = torch.ops.sparsetrain.from_blocked.default
-_with_halo = torch.ops.sparsetrain.with_halo.default
 
 
 def to_blocked(x: Tensor, lanes: int, halo: Halo = (0, 0)) -> Tensor:
     """x in the blocked layout.
 
     Args:
-        x: `[N, C, H, W]` fp32 or fp64; any strides, fastest if contiguous or channels_last.
+        x: `[N, C, H, W]` fp32, fp64 or bf16; any strides, fastest if contiguous or channels_last.
         lanes: L, a power of two that divides N.
         halo: zero rows above and below, zero columns left and right.
 
@@ -52,7 +51,7 @@ def to_blocked(x: Tensor, lanes: int, halo: Halo = (0, 0)) -> Tensor:
     if x.dim() != 4:
         raise ValueError(f"to_blocked: x must be [N, C, H, W], got shape {tuple(x.shape)}")
     if x.dtype not in BLOCKED_DTYPES:
-        raise TypeError(f"to_blocked: x must be fp32 or fp64, got {x.dtype}")
+        raise TypeError(f"to_blocked: x must be fp32, fp64 or bf16, got {x.dtype}")
     if lanes < 1 or lanes & (lanes - 1) or x.shape[0] % lanes:
         raise ValueError(
             f"to_blocked: lanes must be a power of two that divides N={x.shape[0]}, got {lanes}"
@@ -65,7 +64,7 @@ def from_blocked(data: Tensor, halo: Halo = (0, 0), channels_last: bool = False)
     """The activations without halo, in the order of torch.
 
     Args:
-        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32 or fp64, as from to_blocked.
+        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32, fp64 or bf16, as from to_blocked.
         halo: that of data.
         channels_last: the memory format of the result, else contiguous.
 
@@ -84,7 +83,7 @@ def with_halo(data: Tensor, halo: Halo, new_halo: Halo) -> Tensor:
     """The same activations with another halo: a copy, or data itself where the two are equal.
 
     Args:
-        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32 or fp64, as from to_blocked.
+        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32, fp64 or bf16, as from to_blocked.
         halo: that of data.
         new_halo: that of the result.
 
@@ -166,11 +165,10 @@ def _halo_backward(ctx, dout: Tensor) -> tuple[Tensor, None, None]:
     return with_halo(dout, ctx.new_halo, ctx.halo), None, None
 
 
-torch.library.register_autograd("sparsetrain::to_blocked", _to_backward, setup_context=_save_to)
-torch.library.register_autograd(
-    "sparsetrain::from_blocked", _from_backward, setup_context=_save_from
-)
-torch.library.register_autograd("sparsetrain::with_halo", _halo_backward, setup_context=_save_halos)
+_ops = torch.ops.sparsetrain
+_to_blocked = differentiable(_ops.to_blocked.default, _save_to, _to_backward)
+_from_blocked = differentiable(_ops.from_blocked.default, _save_from, _from_backward)
+_with_halo = differentiable(_ops.with_halo.default, _save_halos, _halo_backward)
 
 
 def inside(data: Tensor, halo: Halo | list[int]) -> Tensor:
@@ -180,14 +178,19 @@ def inside(data: Tensor, halo: Halo | list[int]) -> Tensor:
 
 
 def check_blocked(op: str, data: Tensor, halo: Halo) -> None:
-    """Raise unless data can be blocked with that halo, fp32 or fp64."""
+    """Raise unless data can be blocked with that halo, of a dtype that there are kernels for."""
     check_halo(op, halo)
     if data.dim() != 5:
         raise ValueError(f"{op}: data must be [B, C, H, W, L], got shape {tuple(data.shape)}")
     if data.shape[2] < 2 * halo[0] or data.shape[3] < 2 * halo[1]:
         raise ValueError(f"{op}: data of shape {tuple(data.shape)} is smaller than its halo {halo}")
     if data.dtype not in BLOCKED_DTYPES:
-        raise TypeError(f"{op}: data must be fp32 or fp64, got {data.dtype}")
+        raise TypeError(f"{op}: data must be fp32, fp64 or bf16, got {data.dtype}")
+
+
+def computed_in(stored: torch.dtype) -> torch.dtype:
+    """What numbers that are stored so are computed in."""
+    return torch.float32 if stored == torch.bfloat16 else stored
 
 
 def check_halo(op: str, halo: Halo) -> None:

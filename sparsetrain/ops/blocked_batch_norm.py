@@ -11,7 +11,8 @@ y > 0, and n numbers a channel, the gradients are
 
 the subtracted terms in training only. Saved for them are x, mean and var, not y. Where a channel
 of the batch fits a cache, forward reads x and writes y, 2 passes over memory, and backward reads x
-and dy and writes dx, 3 passes; torch's batch norm and ReLU have 5 and 8.
+and dy and writes dx, 3 passes; torch's batch norm and ReLU have 5 and 8. bf16 is computed in fp32,
+and weight, bias and statistics beside it are fp32.
 
     CPU   csrc/blocked_batch_norm.h, csrc/torch/blocked_batch_norm.cpp
 """
@@ -24,11 +25,12 @@ from sparsetrain.ops.blocked import (
     Halo,
     check_blocked,
     check_halo,
+    computed_in,
     from_blocked_reference,
-    inside,
     to_blocked_reference,
     with_halo_reference,
 )
+from sparsetrain.ops.differentiable import differentiable
 
 torch.library.define(
     "sparsetrain::blocked_batch_norm",
@@ -41,7 +43,6 @@ torch.library.define(
     " bool relu, bool training, int[] halo, int[] new_halo)"
     " -> (Tensor dx, Tensor dweight, Tensor dbias)",
 )
-_blocked_batch_norm = torch.ops.sparsetrain.blocked_batch_norm.default
 _blocked_batch_norm_backward = torch.ops.sparsetrain.blocked_batch_norm_backward.default
 
 
@@ -62,10 +63,10 @@ def blocked_batch_norm(
     """torch.nn.functional.batch_norm on blocked data, and relu after it if asked for.
 
     Args:
-        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32 or fp64, as from to_blocked.
+        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32, fp64 or bf16, as from to_blocked.
         halo: that of data.
         running_mean, running_var: `[C]`; updated in training, needed otherwise.
-        weight, bias: `[C]` of data's dtype, None: 1 and 0.
+        weight, bias: `[C]` of data's dtype, fp32 where that is bf16; None: 1 and 0.
         new_halo: that of the result, None: as data's.
 
     Returns:
@@ -74,19 +75,23 @@ def blocked_batch_norm(
     Raises:
         ValueError: data is not blocked, a tensor is not `[C]`, running statistics are missing, or
             training has only one number a channel.
-        TypeError: data's dtype is not supported, or weight or bias have another.
+        TypeError: data's dtype is not supported, or weight or bias are not as above.
     """
     check_blocked("blocked_batch_norm", data, halo)
     new_halo = halo if new_halo is None else new_halo
     check_halo("blocked_batch_norm", new_halo)
     named = {"running_mean": running_mean, "running_var": running_var}
     _check_channels(data, named | {"weight": weight, "bias": bias})
-    count = inside(data, halo).select(1, 0).numel() if data.shape[1] else 0
+    blocks, channels, rows, columns, lanes = data.shape
+    inner = (rows - 2 * halo[0]) * (columns - 2 * halo[1])
+    count = blocks * inner * lanes if channels else 0
     if training and count == 1:
         raise ValueError("blocked_batch_norm: training needs more than one number a channel")
     if not training and (running_mean is None or running_var is None):
         raise ValueError("blocked_batch_norm: running_mean and running_var are needed to evaluate")
-    known = [None if training or t is None else t.to(data.dtype) for t in named.values()]
+    known = [
+        None if training or t is None else t.to(computed_in(data.dtype)) for t in named.values()
+    ]
     args = [None if t is None else t.contiguous() for t in (weight, bias, *known)]
     y, mean, var = _blocked_batch_norm(data.contiguous(), *args, eps, relu, halo, new_halo)
     if training and count:
@@ -119,18 +124,19 @@ def blocked_batch_norm_reference(
 @torch.library.register_fake("sparsetrain::blocked_batch_norm")
 def _(data, weight, bias, mean, var, eps, relu, halo, new_halo):
     y = with_halo_reference(data, halo, new_halo)
-    return y, data.new_empty(data.shape[1]), data.new_empty(data.shape[1])
+    return y, *_channels_like(data)
 
 
 @torch.library.register_fake("sparsetrain::blocked_batch_norm_backward")
 def _(dy, data, weight, bias, mean, var, eps, relu, training, halo, new_halo):
-    return torch.empty_like(data), data.new_empty(data.shape[1]), data.new_empty(data.shape[1])
+    return torch.empty_like(data), *_channels_like(data)
 
 
 def _save(ctx, inputs, output) -> None:
     data, weight, bias, mean, _, ctx.eps, ctx.relu, ctx.halo, ctx.new_halo = inputs
     ctx.training = mean is None
     ctx.save_for_backward(data, weight, bias, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, dy: Tensor, _dmean: Tensor, _dvar: Tensor) -> tuple[Tensor | None, ...]:
@@ -140,7 +146,13 @@ def _backward(ctx, dy: Tensor, _dmean: Tensor, _dvar: Tensor) -> tuple[Tensor | 
     return dx, dweight if needed[1] else None, dbias if needed[2] else None, *[None] * 6
 
 
-torch.library.register_autograd("sparsetrain::blocked_batch_norm", _backward, setup_context=_save)
+_op = torch.ops.sparsetrain.blocked_batch_norm.default
+_blocked_batch_norm = differentiable(_op, _save, _backward)
+
+
+def _channels_like(data: Tensor) -> tuple[Tensor, Tensor]:
+    of_channels = data.new_empty(data.shape[1], dtype=computed_in(data.dtype))
+    return of_channels, torch.empty_like(of_channels)
 
 
 def _update(running: Tensor | None, batch: Tensor, momentum: float) -> None:
@@ -156,5 +168,5 @@ def _check_channels(data: Tensor, tensors: dict[str, Tensor | None]) -> None:
             raise ValueError(
                 f"blocked_batch_norm: {name} must be [{data.shape[1]}], got shape {tuple(t.shape)}"
             )
-        if name in ("weight", "bias") and t.dtype != data.dtype:
+        if name in ("weight", "bias") and t.dtype != computed_in(data.dtype):
             raise TypeError(f"blocked_batch_norm: {name} is {t.dtype}, data is {data.dtype}")

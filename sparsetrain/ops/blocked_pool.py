@@ -5,7 +5,7 @@ r"""Maximum and mean over windows of blocked activations.
 for each image and channel, as torch.nn.functional's max_pool2d, avg_pool2d and adaptive_avg_pool2d.
 Of equal numbers the first in the window's order is the maximum, and a NaN wins; padding is never
 one. Gradients: dy goes to the maximum, or in equal parts to all of the window. Saved for them is a
-byte an output, or nothing.
+byte an output, or nothing. bf16 is summed in fp32 and rounded once.
 
 Windows are computed here, an axis at a time: the first input, the one after the last, both within
 the image, and the length that a mean divides by, which counts padding where asked for.
@@ -25,6 +25,7 @@ from sparsetrain.ops.blocked import (
     inside,
     to_blocked_reference,
 )
+from sparsetrain.ops.differentiable import differentiable
 
 Pair = int | tuple[int, int]
 PLACES = 256  # of a window: a maximum's place is a byte
@@ -48,9 +49,7 @@ torch.library.define(
     "sparsetrain::blocked_avg_pool_backward",
     "(Tensor dy, int[] rows, int[] columns, int[] size, int[] halo, int[] new_halo) -> Tensor",
 )
-_max_pool = torch.ops.sparsetrain.blocked_max_pool.default
 _max_pool_backward = torch.ops.sparsetrain.blocked_max_pool_backward.default
-_avg_pool = torch.ops.sparsetrain.blocked_avg_pool.default
 _avg_pool_backward = torch.ops.sparsetrain.blocked_avg_pool_backward.default
 
 
@@ -67,7 +66,7 @@ def blocked_max_pool(
     """torch.nn.functional.max_pool2d on blocked data.
 
     Args:
-        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32 or fp64, as from to_blocked.
+        data: `[B, C, H + 2 hh, W + 2 hw, L]` fp32, fp64 or bf16, as from to_blocked.
         halo: that of data.
         kernel, stride, padding: rows and columns, or one number for both; stride None: kernel.
         new_halo: that of the result, None: as data's.
@@ -154,6 +153,7 @@ def _save(ctx, inputs, output) -> None:
     ctx.options = (*windows, list(inside(data, halo).shape[2:4]), halo, new_halo)
     if isinstance(output, tuple):
         ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
 
 
 def _max_backward(ctx, dy: Tensor, _dplace: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -164,8 +164,8 @@ def _avg_backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     return _avg_pool_backward(dy.contiguous(), *ctx.options), *[None] * 4
 
 
-torch.library.register_autograd("sparsetrain::blocked_max_pool", _max_backward, setup_context=_save)
-torch.library.register_autograd("sparsetrain::blocked_avg_pool", _avg_backward, setup_context=_save)
+_max_pool = differentiable(torch.ops.sparsetrain.blocked_max_pool.default, _save, _max_backward)
+_avg_pool = differentiable(torch.ops.sparsetrain.blocked_avg_pool.default, _save, _avg_backward)
 
 
 def _empty(data: Tensor, size, halo) -> Tensor:

@@ -4,7 +4,7 @@ r"""Dense times dense, taken only where a sparse matrix has entries: the gradien
 
 with the entries and the layout of `spmm`, whose derivative by its values this is; c(k) is the group
 of entry k. One sum is taken by one thread, in an order that depends on the shapes and the machine's
-registers and not on the number of threads.
+registers and not on the number of threads. Sums are fp32, also of dy and x that are stored in bf16.
 
     CPU   csrc/sddmm.h, csrc/torch/sddmm.cpp
 """
@@ -25,16 +25,16 @@ def sddmm(dy: Tensor, x: Tensor, entries: Entries, halo: tuple[int, int] = (0, 0
     """The gradient of the values of `spmm`.
 
     Args:
-        dy: `[blocks, channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes]` fp32, contiguous;
-            what its halo holds is not read.
-        x: `[blocks, *entries.x_shape]` fp32, contiguous.
+        dy: `[blocks, channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes]` fp32 or bf16,
+            contiguous; what its halo holds is not read.
+        x: `[blocks, *entries.x_shape]` of dy's dtype, contiguous.
 
     Returns:
         `[E, v]` fp32, in the order of the entries.
 
     Raises:
         ValueError: a shape does not fit the entries, or halo is negative.
-        TypeError: a dtype is not fp32.
+        TypeError: a dtype is neither, or x and dy differ.
     """
     rows, columns = entries.size
     lanes = entries.x_shape[3]
@@ -44,13 +44,17 @@ def sddmm(dy: Tensor, x: Tensor, entries: Entries, halo: tuple[int, int] = (0, 0
     check_blocked("sddmm: dy", dy, wanted)
     if dy.shape[0] != x.shape[0]:
         raise ValueError(f"sddmm: dy has {dy.shape[0]} blocks and x has {x.shape[0]}")
+    if dy.dtype != x.dtype:
+        raise TypeError(f"sddmm: dy is {dy.dtype}, x is {x.dtype}")
     return _sddmm(dy, x, entries.start, entries.offset, entries.v, entries.segments, list(halo))
 
 
 def sddmm_reference(
     dy: Tensor, x: Tensor, entries: Entries, halo: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """What sddmm must equal up to rounding, in plain PyTorch, of any floating dtype."""
+    """What sddmm must equal up to rounding, in plain PyTorch, summed in fp32 or fp64."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    dy, x = dy.to(wide), x.to(wide)
     (rows, columns), v = entries.size, entries.v
     dy = dy[:, :, halo[0] : halo[0] + rows, halo[1] : halo[1] + columns].flatten(3)
     groups = -(-entries.channels // v)
@@ -62,4 +66,4 @@ def sddmm_reference(
 
 @torch.library.register_fake("sparsetrain::sddmm")
 def _(dy, x, start, offset, v, segments, halo) -> Tensor:
-    return x.new_empty(offset.shape[0], v)
+    return x.new_empty(offset.shape[0], v, dtype=torch.float32)

@@ -7,7 +7,8 @@ x and y are in the blocked layout `[blocks, channels, rows, columns, lanes]` of
 one entry whose offset names its channel and its tap, and a line of an image is one run of numbers.
 An entry holds v values where v output channels share their inputs (`Vector(v)`). y may pass through
 `+ residual` and then a ReLU. Sums are taken in the order of the entries, on any number of threads
-and in any tiling; with or without fused multiply-adds, as the machine has them.
+and in any tiling; with or without fused multiply-adds, as the machine has them. Where x and y are
+stored in bf16, sums are those of fp32 and rounded once, to nearest even, when y is written.
 
     CPU   csrc/spmm.h, csrc/torch/spmm.cpp
 """
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 WIDTHS = (1, 4, 8, 16)  # values of an entry that there are kernels for
+STORED = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # what x and y may be
 
 torch.library.define(
     "sparsetrain::spmm",
@@ -37,7 +39,7 @@ class Entries:
     Attributes:
         start: `[segments * groups + 1]` int32, into offset; a group is v output channels.
         offset: `[E]` int32, sorted by segment, then group: from the first number that the first
-            output reads, in floats, of a block of x.
+            output reads, in numbers, of a block of x.
         v: output channels of a group; the last group may have fewer.
         segments: entries of one segment read neighbouring channels of x, for the cache's sake.
         channels: of y.
@@ -105,27 +107,28 @@ def spmm(
     """The sparse matrix of `value` times x.
 
     Args:
-        x: `[blocks, *entries.x_shape]` fp32, contiguous.
+        x: `[blocks, *entries.x_shape]` fp32 or bf16, contiguous.
         value: `[E, v]` fp32, in the order of the entries.
         halo: rows and columns of zeros on each side of y.
         bias: `[channels]` fp32.
-        residual: of y's shape, halo included; added before the ReLU.
+        residual: of y's shape, halo included, and dtype; added before the ReLU.
 
     Returns:
-        `[blocks, channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes]` fp32, halo zero.
+        `[blocks, channels, rows + 2 * halo[0], columns + 2 * halo[1], lanes]` of x's
+        dtype, halo zero.
 
     Raises:
         ValueError: a shape does not fit the entries, or halo is negative.
-        TypeError: a dtype is not fp32.
+        TypeError: a dtype is not as above.
     """
     check_blocked("spmm: x", x, entries.x_shape)
     check_values("spmm", value, entries)
     check_halo("spmm", halo)
     out = [entries.channels, *entries.size, *halo]
     if bias is not None:
-        _check("spmm: bias", bias, (entries.channels,))
+        check_plain("spmm: bias", bias, (entries.channels,))
     if residual is not None:
-        _check("spmm: residual", residual, _y_shape(x, out))
+        check_plain("spmm: residual", residual, _y_shape(x, out), x.dtype)
     return _spmm(
         x, value, entries.start, entries.offset, bias, residual, relu, entries.segments, out
     )
@@ -140,9 +143,9 @@ def spmm_reference(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """What spmm must equal up to rounding, in plain PyTorch, of any floating dtype."""
+    """What spmm must equal up to rounding, in plain PyTorch, summed in value's dtype."""
     channels, (rows, columns) = entries.channels, entries.size
-    y = x.new_zeros(x.shape[0], channels, rows, columns * x.shape[4])
+    y = value.new_zeros(x.shape[0], channels, rows, columns * x.shape[4])
     read = windows(x, entries)
     for j in range(entries.v):
         channel = channel_of(entries) * entries.v + j
@@ -155,7 +158,7 @@ def spmm_reference(
     y = torch.nn.functional.pad(y, (0, 0, halo[1], halo[1], halo[0], halo[0]))
     if residual is not None:
         y = y + residual
-    return torch.relu(y) if relu else y
+    return (torch.relu(y) if relu else y).to(x.dtype)
 
 
 def channel_of(entries: Entries) -> Tensor:
@@ -179,16 +182,16 @@ def _(x, value, start, offset, bias, residual, relu, segments, out) -> Tensor:
 
 
 def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
-    """Raises where x is not `[blocks, *shape]`, fp32 and contiguous."""
+    """Raises where x is not `[blocks, *shape]`, fp32 or bf16, and contiguous."""
     if x.dim() != 5 or tuple(x.shape[1:]) != tuple(shape):
         wanted = ", ".join(map(str, shape))
         raise ValueError(f"{name} must be [blocks, {wanted}], got {list(x.shape)}")
-    _check_dtype(name, x)
+    _check_dtype(name, x, *STORED)
 
 
 def check_values(op: str, value: Tensor, entries: Entries) -> None:
     """Raises where value is not `[E, v]` fp32."""
-    _check(f"{op}: value", value, (len(entries.offset), entries.v))
+    check_plain(f"{op}: value", value, (entries.offset.numel(), entries.v))
 
 
 def check_halo(op: str, halo: tuple[int, int]) -> None:
@@ -202,14 +205,17 @@ def _y_shape(x: Tensor, out: list[int]) -> tuple[int, ...]:
     return (x.shape[0], channels, rows + 2 * above, columns + 2 * beside, x.shape[4])
 
 
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def check_plain(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> None:
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-    _check_dtype(name, tensor)
+    _check_dtype(name, tensor, dtype)
 
 
-def _check_dtype(name: str, tensor: Tensor) -> None:
-    if tensor.dtype != torch.float32:
-        raise TypeError(f"{name} must be fp32, got {tensor.dtype}")
+def _check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(STORED[d] for d in dtypes)
+        raise TypeError(f"{name} must be {wanted}, got {tensor.dtype}")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}")

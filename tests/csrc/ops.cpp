@@ -1,13 +1,7 @@
 // The headers of the ops other than topk_mask against plain loops, without PyTorch: what
-// `make sanitize` builds and runs. Inputs lie in exactly sized buffers, one element off their
-// alignment, so that a sanitizer sees every stray read or write.
+// `make sanitize` builds and runs.
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <memory>
-#include <random>
-#include <thread>
 
 #include "../../csrc/channel_scores.h"
 #include "../../csrc/gather_channels.h"
@@ -16,11 +10,10 @@
 #include "../../csrc/nm_mask.h"
 #include "../../csrc/nm_mask_transposable.h"
 #include "../../csrc/relu_density.h"
+#include "exact.h"
 
 namespace sparsetrain {
 namespace {
-
-std::mt19937 generator(1);
 
 void require(bool right, const char* op, int64_t size) {
   if (right) return;
@@ -28,41 +21,11 @@ void require(bool right, const char* op, int64_t size) {
   std::exit(1);
 }
 
-template <typename T>
-struct Exact {
-  explicit Exact(int64_t n) : n(n), held(new T[n + 1]), data(held.get() + 1) {}
-  T& operator[](int64_t i) { return data[i]; }
-  int64_t n;
-  std::unique_ptr<T[]> held;
-  T* data;
-};
-
-template <typename T>
-Exact<T> numbers(int64_t n, double least = -1) {
-  Exact<T> x(n);
-  for (int64_t i = 0; i < n; i++) x[i] = T(least + (1 - least) * double(generator() % 1001) / 1000);
-  return x;
-}
-
 Exact<bool> flags(int64_t n) {
   Exact<bool> x(n);
   for (int64_t i = 0; i < n; i++) x[i] = generator() % 2;
   return x;
 }
-
-// Two threads, whatever the machine has, as each op takes them.
-struct TwoThreads {
-  template <typename Work>
-  void operator()(int64_t n, const Work& work) const {
-    std::thread other([&] { work(0, n / 2); });
-    work(n / 2, n);
-    other.join();
-  }
-  template <typename Work>
-  void operator()(int64_t n, int64_t, const Work& work) const {
-    (*this)(n, work);
-  }
-};
 
 void test_relu_density(int64_t batch, int64_t channels, int64_t inner, bool rows) {
   const int64_t n = batch * channels * inner;
@@ -88,24 +51,20 @@ template <typename Item>
 void test_gather_channels(int64_t rows, int64_t planes, int64_t items,
                           const std::vector<int64_t>& cols) {
   const int64_t kept = int64_t(cols.size());
-  Exact<Item> x = numbers<Item>(rows * planes * items, 0), y(rows * planes * kept);
+  Exact<Item> x = numbers<Item>(rows * planes * items, 0), y(rows * planes * kept), z(x.n);
   for (int64_t i = 0; i < x.n; i++) x[i] = Item(i);
-  const std::vector<Run> runs = runs_of(cols.data(), kept);
-  const Gather gather{reinterpret_cast<const char*>(x.data),
-                      reinterpret_cast<char*>(y.data),
-                      planes,
-                      items,
-                      kept,
-                      int64_t(sizeof(Item))};
-  for (int64_t r = 0; r < rows; r++) gather_row(gather, r, rows - 1 - r, cols.data(), runs);
+  std::vector<int64_t> back(rows);
+  for (int64_t r = 0; r < rows; r++) back[r] = rows - 1 - r;
+  const auto* from = reinterpret_cast<const char*>(x.data);
+  auto *some = reinterpret_cast<char*>(y.data), *all = reinterpret_cast<char*>(z.data);
+  const int64_t item = sizeof(Item);
+  gather_all({{from, some, back.data(), cols.data(), rows, planes, items, kept, item},
+              {from, all, nullptr, nullptr, rows, planes, items, items, item}},
+             TwoThreads());
   for (int64_t i = 0; i < y.n; i++) {
-    const int64_t plane = i / kept, source = (rows - 1 - plane / planes) * planes + plane % planes;
+    const int64_t plane = i / kept, source = back[plane / planes] * planes + plane % planes;
     require(y[i] == x[source * items + cols[i % kept]], "gather_channels", y.n);
   }
-  Exact<Item> z(x.n);
-  const Gather whole{gather.from, reinterpret_cast<char*>(z.data), planes, items, items,
-                     gather.item};
-  for (int64_t r = 0; r < rows; r++) gather_row(whole, r, r, nullptr, {});
   require(std::equal(z.data, z.data + z.n, x.data), "gather_channels", z.n);
 }
 
@@ -286,6 +245,7 @@ int main() {
       test_gather_channels<double>(1, 3, n, cols);
     }
   }
+  test_gather_channels<float>(5, 1, kGatherShare / 8 + 1, {0, 2, 3, kGatherShare / 8});
   test_relu_density(1, 2, kRun + 1, false);
   test_relu_density(1, 2, kRun + 1, true);
   test_masked_steps<Native<float>>(StepDtype::kFloat, 1e-5);

@@ -1,42 +1,18 @@
-// spmm.h and sddmm.h, sort_entries.h and halo.h against plain loops, without PyTorch: what
-// `make sanitize` builds and runs. Every input lies in an exactly sized buffer, one number off its
-// alignment, so that a sanitizer sees every stray read or write.
+// spmm.h, spmv.h and sddmm.h, sort_entries.h and halo.h against plain loops, without PyTorch: what
+// `make sanitize` builds and runs.
 #include "../../csrc/spmm.h"
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <memory>
-#include <random>
-#include <thread>
 
 #include "../../csrc/halo.h"
 #include "../../csrc/sddmm.h"
 #include "../../csrc/sort_entries.h"
+#include "../../csrc/spmv.h"
+#include "exact.h"
 
 namespace sparsetrain {
 namespace {
-
-std::mt19937 generator(1);
-
-int64_t below(int64_t n) { return int64_t(generator() % uint64_t(n)); }
-
-template <typename T>
-struct Exact {
-  explicit Exact(int64_t n) : n(n), held(new T[n + 1]), data(held.get() + 1) {}
-  T& operator[](int64_t i) { return data[i]; }
-  T operator[](int64_t i) const { return data[i]; }
-  int64_t n;
-  std::unique_ptr<T[]> held;
-  T* data;
-};
-
-Exact<float> numbers(int64_t n) {
-  Exact<float> x(n);
-  for (int64_t i = 0; i < n; i++) x[i] = float(below(2001) - 1000) / 1000;
-  return x;
-}
 
 void require(bool right, const char* op, const SpmmShape& s, int64_t v) {
   if (right) return;
@@ -45,26 +21,18 @@ void require(bool right, const char* op, const SpmmShape& s, int64_t v) {
   std::exit(1);
 }
 
-// Two threads, whatever the machine has.
 constexpr int kThreads = 2;
-struct TwoThreads {
-  template <typename Work>
-  void operator()(int64_t n, const Work& work) const {
-    std::thread other([&] { work(0, n / 2); });
-    work(n / 2, n);
-    other.join();
-  }
-};
 
 // A sparse product whose entries reach from the first number of x to the last.
+template <typename T>
 struct Product {
   Product(int64_t v, int64_t lines, int64_t run, int64_t channels, int64_t segments, int64_t most)
       : v(v),
         shape(shape_of(v, lines, run, channels, segments)),
         start(segments * shape.groups + 1),
         offset(counted(most)),
-        x(numbers(shape.blocks * shape.x_block)),
-        value(numbers(offset.n * v)) {
+        x(numbers<T>(shape.blocks * shape.x_block)),
+        value(numbers<float>(offset.n * v)) {
     const int64_t last = shape.x_block - (lines - 1) * shape.x_line - run;
     for (int64_t k = 0; k < offset.n; k++)
       offset[k] = int32_t(k == 0 ? last : k == 1 ? 0 : below(last + 1));
@@ -105,51 +73,106 @@ struct Product {
   int64_t v;
   SpmmShape shape;
   Exact<int32_t> start, offset;
-  Exact<float> x, value;
+  Exact<T> x;
+  Exact<float> value;
 };
 
-void test_spmm(const Product& p, bool after) {
+// Of one rounding to T.
+template <typename T>
+double rounding(double of) {
+  return std::is_same_v<T, float> ? 0 : std::abs(of) / 256;
+}
+
+template <typename T>
+void test_spmm(const Product<T>& p, bool after) {
   const SpmmShape& s = p.shape;
-  const Exact<float> bias = numbers(s.channels), residual = numbers(s.blocks * s.y_block);
-  Exact<float> y(residual.n);
+  const Exact<float> bias = numbers<float>(s.channels);
+  const Exact<T> residual = numbers<T>(s.blocks * s.y_block);
+  Exact<T> y(residual.n);
   std::fill_n(y.data, y.n, NAN);
   std::vector<double> wanted(y.n), size(y.n);
   p.inside([&](int64_t at, int64_t to) {
     for (int64_t c = 0; c < s.channels; c++) wanted[to + c * s.y_channel] = after ? bias[c] : 0;
     p.each([&](int64_t k, int64_t channel, int64_t j) {
-      const double term = double(p.value[k * p.v + j]) * p.x[at + p.offset[k]];
+      const double term = double(p.value[k * p.v + j]) * float(p.x[at + p.offset[k]]);
       wanted[to + channel * s.y_channel] += term;
       size[to + channel * s.y_channel] += std::abs(term);
     });
   });
-  const SpmmJob job{s,
-                    {p.start.data, p.offset.data, p.value.data},
-                    {y.data, after ? bias.data : nullptr, after ? residual.data : nullptr, after},
-                    p.x.data};
+  const SpmmJob<T> job{
+      s,
+      {p.start.data, p.offset.data, p.value.data},
+      {y.data, after ? bias.data : nullptr, after ? residual.data : nullptr, after},
+      p.x.data};
   spmm(job, int(p.v), kThreads, TwoThreads());
   for (int64_t i = 0; i < y.n; i++) {
-    const double exact = after ? std::max(0.0, wanted[i] + residual[i]) : wanted[i];
-    require(std::abs(y[i] - exact) <= 1e-6 * (2 + size[i]), "spmm", s, p.v);
+    const double exact = after ? std::max(0.0, wanted[i] + float(residual[i])) : wanted[i];
+    require(std::abs(y[i] - exact) <= 1e-6 * (2 + size[i]) + rounding<T>(exact), "spmm", s, p.v);
   }
 }
 
-void test_sddmm(const Product& p) {
+template <typename T>
+void test_sddmm(const Product<T>& p) {
   const SpmmShape& s = p.shape;
-  const Exact<float> dy = numbers(s.blocks * s.y_block);
+  const Exact<T> dy = numbers<T>(s.blocks * s.y_block);
   Exact<float> dvalue(p.value.n);
   std::fill_n(dvalue.data, dvalue.n, 0.0f);
   std::vector<double> wanted(dvalue.n), size(dvalue.n);
   p.inside([&](int64_t at, int64_t from) {
     p.each([&](int64_t k, int64_t channel, int64_t j) {
-      const double term = double(dy[from + channel * s.y_channel]) * p.x[at + p.offset[k]];
+      const double term = double(dy[from + channel * s.y_channel]) * float(p.x[at + p.offset[k]]);
       wanted[k * p.v + j] += term;
       size[k * p.v + j] += std::abs(term);
     });
   });
-  const SddmmJob job{s, p.start.data, p.offset.data, p.x.data, dy.data, dvalue.data};
+  const SddmmJob<T> job{s, p.start.data, p.offset.data, p.x.data, dy.data, dvalue.data};
   sddmm(job, int(p.v), kThreads, TwoThreads());
   for (int64_t i = 0; i < dvalue.n; i++)
     require(std::abs(dvalue[i] - wanted[i]) <= 1e-6 * (1 + size[i]), "sddmm", s, p.v);
+}
+
+void test_spmv(int64_t v, int64_t rows, int64_t channels, int64_t segments, int64_t most) {
+  const int64_t inputs = 9, groups = (channels + v - 1) / v;
+  Exact<int32_t> start(segments * groups + 1);
+  start[0] = 0;
+  for (int64_t i = 1; i < start.n; i++) start[i] = start[i - 1] + int32_t(below(most + 1));
+  Exact<int32_t> offset(start[start.n - 1]);
+  for (int64_t k = 0; k < offset.n; k++) offset[k] = int32_t(below(inputs));
+  const Exact<float> value = numbers<float>(offset.n * v), x = numbers<float>(rows * inputs);
+  const Exact<float> bias = numbers<float>(channels);
+  Exact<float> y(rows * channels);
+  std::fill_n(y.data, y.n, NAN);
+  spmv({rows, inputs, channels, groups, segments, start.data, offset.data, value.data, bias.data,
+        x.data, y.data},
+       int(v), [](int64_t n, int64_t, const auto& work) { TwoThreads()(n, work); });
+  for (int64_t i = 0; i < y.n; i++) {
+    const int64_t channel = i % channels;
+    double wanted = bias[channel], size = 1;
+    for (int64_t g = channel / v; g < segments * groups; g += groups)
+      for (int64_t k = start[g]; k < start[g + 1]; k++) {
+        const double term =
+            double(value[k * v + channel % v]) * x[i / channels * inputs + offset[k]];
+        wanted += term, size += std::abs(term);
+      }
+    require(std::abs(y[i] - wanted) <= 1e-6 * size, "spmv", {0, rows, most}, v);
+  }
+}
+
+template <typename T>
+void test_products(int64_t v) {
+  for (int64_t run : {1, 7, 63, 65, 150})
+    for (int64_t lines : {1, 2, 3, 5, 8})
+      for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
+        for (int64_t segments : {1, 3}) {
+          const Product<T> p(v, lines, run, channels, segments, 6);
+          for (bool after : {false, true}) test_spmm(p, after);
+          test_sddmm(p);
+        }
+  for (int64_t most : {0, 1, 40}) {
+    const Product<T> p(v, 3, 21, 3 * v - 1, 2, most);
+    test_spmm(p, true);
+    test_sddmm(p);
+  }
 }
 
 void test_zero_halo(int64_t rows, int64_t columns, int64_t lanes, int64_t above, int64_t beside) {
@@ -195,19 +218,12 @@ void test_sort_entries(int64_t rows, int64_t columns, int64_t v, int64_t width) 
 int main() {
   using namespace sparsetrain;
   for (int64_t v : {1, 4, 8, 16}) {
-    for (int64_t run : {1, 7, 63, 65, 150})
-      for (int64_t lines : {1, 2, 3, 5, 8})
-        for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
-          for (int64_t segments : {1, 3}) {
-            const Product p(v, lines, run, channels, segments, 6);
-            for (bool after : {false, true}) test_spmm(p, after);
-            test_sddmm(p);
-          }
-    for (int64_t most : {0, 1, 40}) {
-      const Product p(v, 3, 21, 3 * v - 1, 2, most);
-      test_spmm(p, true);
-      test_sddmm(p);
-    }
+    test_products<float>(v);
+    test_products<BFloat16>(v);
+    for (int64_t rows : {1, 3})
+      for (int64_t channels : {int64_t(1), 2 * v + v / 2 + 1})
+        for (int64_t segments : {1, 3})
+          for (int64_t most : {0, 1, 40}) test_spmv(v, rows, channels, segments, most);
     for (int64_t width : {1, 3, 10}) test_sort_entries(4 * v + 1, 10, v, width);
     test_sort_entries(1, 1, v, 1);
   }

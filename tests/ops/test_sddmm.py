@@ -16,7 +16,7 @@ def dy_of(x, value, entries, halo=(0, 0)):
 
 
 def compare(check, x, value, entries, halo=(0, 0)):
-    dy = dy_of(x, value, entries, halo)
+    dy = dy_of(x, value, entries, halo).to(x.dtype)
     plain, exact, terms = (
         sddmm_reference(*pair, entries, halo)
         for pair in ((dy, x), (dy.double(), x.double()), (dy.abs(), x.abs()))
@@ -30,6 +30,14 @@ def compare(check, x, value, entries, halo=(0, 0)):
 def test_equals_reference(v, columns, lanes, lines, product, check):
     for channels in (1, 2 * v + v // 2 + 1):
         compare(check, *product(v, channels, (lines, columns), lanes), halo=(1, 2))
+
+
+@pytest.mark.parametrize(("columns", "lanes"), RUNS)
+@pytest.mark.parametrize("v", WIDTHS)
+def test_bf16_equals_reference(v, columns, lanes, product, check):
+    for lines in (1, 5):
+        x, value, entries = product(v, 2 * v + v // 2 + 1, (lines, columns), lanes)
+        compare(check, x.bfloat16(), value, entries, halo=(1, 2))
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 7, 9])
@@ -84,10 +92,11 @@ def test_threads_agree_to_the_bit(v, lines, segments, product, with_threads):
 
 BAD = [
     ("x", lambda x: x[0], ValueError, r"x must be \[blocks, 3, 4, 5, 2\], got"),
-    ("x", lambda x: x.double(), TypeError, "x must be fp32, got torch.float64"),
+    ("x", lambda x: x.double(), TypeError, "x must be fp32 or bf16, got torch.float64"),
     ("x", lambda x: x[:1], ValueError, "dy has 3 blocks and x has 1"),
     ("dy", lambda dy: dy[:, 1:], ValueError, r"dy must be \[blocks, 6, 2, 3, 2\], got"),
-    ("dy", lambda dy: dy.half(), TypeError, "dy must be fp32, got torch.float16"),
+    ("dy", lambda dy: dy.half(), TypeError, "dy must be fp32 or bf16, got torch.float16"),
+    ("dy", lambda dy: dy.bfloat16(), TypeError, "dy is torch.bfloat16, x is torch.float32"),
     ("dy", lambda dy: dy.mT.contiguous().mT, ValueError, "dy must be contiguous, got strides"),
     ("halo", lambda _: (-1, 0), ValueError, r"halo must be 0 or more, got \(-1, 0\)"),
 ]
@@ -104,7 +113,9 @@ def test_bad_input(name, change, error, message, product):
 def test_fake(product):
     x, value, entries = product(4, 6, (2, 3), 2)
     dy = spmm(x, value, entries)
-    assert sddmm(dy.to("meta"), x.to("meta"), entries).shape == value.shape
+    for dtype in (torch.float32, torch.bfloat16):
+        made = sddmm(dy.to("meta", dtype), x.to("meta", dtype), entries)
+        assert (made.shape, made.dtype) == (value.shape, torch.float32)
 
 
 def test_registration(product):

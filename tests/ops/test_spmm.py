@@ -1,6 +1,4 @@
-import os
-import subprocess
-import sys
+import itertools
 
 import pytest
 import torch
@@ -73,6 +71,43 @@ def test_halo_is_zero(v, product):
         assert torch.equal(bare, y[:, :, halo[0] : 4 + halo[0], halo[1] : 3 + halo[1]])
 
 
+@pytest.mark.parametrize("lines", [1, 3, 5])
+@pytest.mark.parametrize(("columns", "lanes"), RUNS)
+@pytest.mark.parametrize("v", WIDTHS)
+def test_bf16_is_fp32_rounded_once(v, columns, lanes, lines, product):
+    """To the bit: the same sums in the same order, over all segments."""
+    channels = 2 * v + v // 2 + 1
+    x, value, entries = product(v, channels, (lines, columns), lanes, segments=3)
+    x, residual = x.bfloat16(), torch.randn_like(spmm(x, value, entries)).bfloat16()
+    for after in ({}, {"bias": torch.randn(channels), "residual": residual, "relu": True}):
+        wide = {k: t.float() if t is residual else t for k, t in after.items()}
+        y, full = spmm(x, value, entries, **after), spmm(x.float(), value, entries, **wide)
+        assert torch.equal(y, full.bfloat16())
+        assert torch.equal(
+            spmm(x, value, entries, (2, 1), **after | {"residual": None}),
+            padded(spmm(x, value, entries, **after | {"residual": None}), (2, 1)),
+        )
+
+
+def padded(y, halo):
+    return torch.nn.functional.pad(y, (0, 0, halo[1], halo[1], halo[0], halo[0]))
+
+
+def test_bf16_equals_reference(product, check):
+    for v in WIDTHS:
+        x, value, entries = product(v, 2 * v + 1, (3, 21), 2, most=40)
+        compare(check, x.bfloat16(), value, entries, halo=(1, 2), bias=torch.randn(2 * v + 1))
+
+
+def test_bf16_rounds_every_number_as_torch_does():
+    """All halves of fp32 but the last 12 bits, NaN and infinity among them."""
+    value = torch.arange(-(2**19), 2**19, dtype=torch.int32).mul(4096).add(1).view(torch.float32)
+    entries = Entries(int32(*range(1025)), int32(*[0] * 1024), 1, 1, 1024, (1, 1), (1, 1, 1, 1))
+    for rows in value.view(-1, 1024)[::64]:
+        y = spmm(torch.ones(1, 1, 1, 1, 1).bfloat16(), rows[:, None].contiguous(), entries)
+        assert_close(y.flatten(), rows.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 def by_hand():
     """Two channels of one line of three numbers, of which y has two."""
     x = torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0, 30.0]).view(1, 2, 1, 3, 1)
@@ -93,8 +128,8 @@ def test_worked_by_hand():
 def test_nan_and_infinity_pass(product):
     x, value, entries = product(4, 10, (3, 5), 2)
     x[0, :, 0, 0, 0], x[1, :, 1, 1, 1] = torch.nan, torch.inf
-    for relu in (False, True):
-        found, wanted = (f(x, value, entries, relu=relu) for f in (spmm, spmm_reference))
+    for relu, given in itertools.product((False, True), (x, x.bfloat16())):
+        found, wanted = (f(given, value, entries, relu=relu) for f in (spmm, spmm_reference))
         assert_close(found, wanted, equal_nan=True)
 
 
@@ -117,15 +152,17 @@ def test_sums_are_in_the_order_of_the_entries(product):
 
 
 X, VALUE, ENTRIES = by_hand()
+RESIDUAL = torch.zeros(1, 3, 1, 2, 1)
 BAD = [
     ({"x": X[0]}, ValueError, r"x must be \[blocks, 2, 1, 3, 1\], got \[2, 1, 3, 1\]"),
     ({"x": X[:, :1]}, ValueError, r"x must be \[blocks, 2, 1, 3, 1\], got \[1, 1, 1, 3, 1\]"),
-    ({"x": X.double()}, TypeError, "x must be fp32, got torch.float64"),
+    ({"x": X.double()}, TypeError, "x must be fp32 or bf16, got torch.float64"),
     ({"x": X.flip(3).transpose(1, 3).contiguous().transpose(1, 3)}, ValueError, "x must be contig"),
     ({"value": VALUE[1:]}, ValueError, r"value must be \[3, 1\], got \[2, 1\]"),
     ({"value": VALUE.half()}, TypeError, "value must be fp32, got torch.float16"),
     ({"bias": torch.ones(2)}, ValueError, r"bias must be \[3\], got \[2\]"),
     ({"residual": X}, ValueError, r"residual must be \[1, 3, 1, 2, 1\], got \[1, 2, 1, 3, 1\]"),
+    ({"residual": RESIDUAL.bfloat16()}, TypeError, "residual must be fp32, got torch.bfloat16"),
     ({"halo": (0, -1)}, ValueError, r"halo must be 0 or more, got \(0, -1\)"),
 ]
 
@@ -166,8 +203,10 @@ def test_bad_entries(how, message):
 
 def test_fake(product):
     x, value, entries = product(4, 6, (2, 3), 2)
-    y = spmm(x.to("meta"), value.to("meta"), entries, (1, 2))
-    assert y.shape == spmm(x, value, entries, (1, 2)).shape
+    for given in (x, x.bfloat16()):
+        y = spmm(given.to("meta"), value.to("meta"), entries, (1, 2))
+        assert y.shape == spmm(given, value, entries, (1, 2)).shape
+        assert y.dtype == given.dtype
 
 
 def test_registration(product):
@@ -176,12 +215,3 @@ def test_registration(product):
     for after in ((None, None, False), (torch.randn(6), residual, True)):
         arguments = (x, value, entries.start, entries.offset, *after, entries.segments, out)
         torch.library.opcheck(torch.ops.sparsetrain.spmm.default, arguments)
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
-def test_every_instruction_set(isa):
-    tests = ["tests/ops/test_spmm.py", "tests/ops/test_sddmm.py"]
-    some = "few or blocks or follows or (reference and (131 or 7))"
-    command = [sys.executable, "-m", "pytest", "-q", *tests, "-k", some]
-    root = os.path.join(os.path.dirname(__file__), "../..")
-    subprocess.run(command, check=True, cwd=root, env={**os.environ, "SPARSETRAIN_ISA": isa})

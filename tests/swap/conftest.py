@@ -8,14 +8,6 @@ import sparsetrain as st
 from sparsetrain.nn import SparseLayer
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Residual(nn.Module):
     """Two convolutions around a shortcut, a strided one, and a linear layer."""
 
