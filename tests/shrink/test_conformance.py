@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,39 @@ def test_what_cannot_go_says_why(name):
     assert any(graph.refused in reason for reason in found)
     if graph.refused.startswith(("aten", "there is no rule")):
         assert any(reason.split(" in ")[-1].startswith("code.py:") for reason in found)
+
+
+def test_numbers_of_channels_are_those_of_the_channels_left():
+    """An order of eight in a buffer, of which an averaged copy has one, too."""
+    model, sample = GRAPHS["index_select"].build()
+    average = copy.deepcopy(model)
+    removal = plan(model, sample, spread, channels=0.5, round_to=1)
+    stay = removal.kept["a"].tolist()
+    wanted = [stay.index(n) for n in model.order.tolist() if n in stay]
+    removal.apply(ema=average)
+    assert model.order.tolist() == average.order.tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "widths"),
+    [
+        ("lstm", "layer", {"input_size": 8, "hidden_size": 12}),
+        ("lstm_with_projection", "layer", {"input_size": 8, "hidden_size": 12, "proj_size": 6}),
+        ("gru", "layer", {"input_size": 8, "hidden_size": 12}),
+        ("lstm_cell", "cell", {"hidden_size": 12}),
+        ("group_norm", "6", {"num_groups": 6, "num_channels": 6}),
+        ("instance_norm", "3", {"num_features": 6}),
+        ("bilinear", "mid", {"in1_features": 4, "in2_features": 6, "out_features": 8}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_widths_that_a_layer_names_are_halved(name, layer, widths):
+    model, sample = GRAPHS[name].build()
+    module = model.get_submodule(layer)
+    halves = {g.name: g.width / 2 for g in trace(model, sample).free}
+    assert {n: getattr(module, n) for n in widths} == widths
+    plan(model, sample, spread, widths=halves, round_to=1).apply()
+    assert {n: 2 * getattr(module, n) for n in widths} == widths
 
 
 def test_frozen_layers_stay_whole_where_that_is_asked():

@@ -92,7 +92,7 @@ def test_the_table_says_what_goes_and_what_stays():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "need one of flops, parameters, channels, widths, got none"),
+        ({}, "need one of flops, parameters, channels, memory, latency, widths, got none"),
         ({"flops": 0.5, "channels": 0.5}, r"got \['flops', 'channels'\]"),
         ({"flops": 0.0}, r"flops is the share to keep, in \(0, 1\], got 0.0"),
         ({"flops": 1.5}, "got 1.5"),

@@ -1,5 +1,7 @@
 """Hard graphs: attention, gated layers, recurrence."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,6 +104,14 @@ def interleaved_qkv_attention() -> nn.Module:
     return Net(forward, qkv=nn.Linear(6, 48), out=nn.Linear(16, 2))
 
 
+def _rotary(rotated: Callable[[Tensor], Tensor]) -> nn.Module:
+    def forward(n, x):
+        q, k, v = _heads(n.q(x)), _heads(n.k(x)), _heads(n.v(x))
+        return n.out(_merged(F.scaled_dot_product_attention(rotated(q), rotated(k), v)))
+
+    return Net(forward, **{name: nn.Linear(6, 16) for name in "qkv"}, out=nn.Linear(16, 2))
+
+
 @hard(sequence)
 def rotary_attention() -> nn.Module:
     """Rotated halves of each head: a pair goes as one, or the head does."""
@@ -112,11 +122,7 @@ def rotary_attention() -> nn.Module:
         first, second = x.chunk(2, -1)
         return x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
 
-    def forward(n, x):
-        q, k, v = _heads(n.q(x)), _heads(n.k(x)), _heads(n.v(x))
-        return n.out(_merged(F.scaled_dot_product_attention(rotated(q), rotated(k), v)))
-
-    return Net(forward, **{name: nn.Linear(6, 16) for name in "qkv"}, out=nn.Linear(16, 2))
+    return _rotary(rotated)
 
 
 @hard(sequence)
@@ -128,11 +134,7 @@ def rotary_by_neighbours() -> nn.Module:
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
         return torch.view_as_real(pairs * torch.polar(torch.ones(5, 2), angles)).flatten(-2)
 
-    def forward(n, x):
-        q, k, v = _heads(n.q(x)), _heads(n.k(x)), _heads(n.v(x))
-        return n.out(_merged(F.scaled_dot_product_attention(rotated(q), rotated(k), v)))
-
-    return Net(forward, **{name: nn.Linear(6, 16) for name in "qkv"}, out=nn.Linear(16, 2))
+    return _rotary(rotated)
 
 
 @hard(sequence)
