@@ -21,8 +21,9 @@ from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import graph_module
 from sparsetrain.shrink.latency import search
 from sparsetrain.shrink.plan_report import Line
-from sparsetrain.shrink.proof import Proof, expect
-from sparsetrain.shrink.trace import trace
+from sparsetrain.shrink.proof import Proof, expect, settled
+from sparsetrain.shrink.record import record
+from sparsetrain.shrink.trace import follow, trace
 
 AS_GRAPH = "apply(as_graph=True) helps where its code mentions a width that went"
 Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
@@ -97,6 +98,16 @@ class Plan:
         Raises:
             RuntimeError: they differ by more than rounding, or the shrunk model does not run.
         """
+
+        def prove(sample: Any) -> float:
+            again = sample is not self.sample
+            walk = follow(record(self.model, sample)) if again else self.graph.walk
+            graph = replace(self.graph, walk=walk)
+            return replace(self, sample=sample, graph=graph)._prove(as_graph)
+
+        return settled(prove, self.model, self.sample)
+
+    def _prove(self, as_graph: bool) -> float:
         proof = expect(self.model, self.graph, self.kept, self.sample, training=True)
         shrunk = self._graph_module() if as_graph else self.model
         cut = cut_channels(self.model, self.graph, self.kept, Attachments())
@@ -113,7 +124,7 @@ class Plan:
         except BaseException as problem:
             cut.undo()
             if isinstance(problem, RuntimeError) and shrunk is self.model:
-                raise RuntimeError(f"{problem}; {AS_GRAPH}") from problem
+                raise type(problem)(f"{problem}; {AS_GRAPH}") from problem
             raise
 
     def __str__(self) -> str:
