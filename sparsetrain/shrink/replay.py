@@ -41,7 +41,7 @@ class _Replay:
                 if value.held is not None:
                     found[value] = value.held
             results = self._run(step, found)
-            for value, tensor in zip(step.outputs, results, strict=True):
+            for value, tensor in zip(step.outputs, results, strict=False):  # all that are used
                 found[value] = tensor
             for value in last.get(number, ()):
                 found.pop(value, None)
@@ -77,7 +77,7 @@ class _Replay:
         args, kwargs = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
         results = []
         small = _tensors(_any_strides(op)(*args, **kwargs))
-        for value, tensor in zip(step.outputs, small, strict=True):
+        for value, tensor in zip(step.outputs, small, strict=False):
             for dim, stay in self.small.alive(value).items():
                 shape = list(tensor.shape)
                 shape[dim] = value.shape[dim]

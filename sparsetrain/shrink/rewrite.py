@@ -52,6 +52,16 @@ def _convolution(step: Step, small: Small) -> Call:
     return _with(step, {(8, "groups"): groups})
 
 
+def _attention(step: Step, small: Small) -> Call:
+    """By its public name: what was chosen for the sample cannot learn a mask."""
+    given = dict(zip((a.name for a in step.op._schema.arguments), step.args, strict=False))
+    given |= step.kwargs
+    mask = given.get("attn_mask", given.get("attn_bias"))
+    tensors = (given["query"], given["key"], given["value"], mask)
+    options = {"is_causal": given.get("is_causal", False), "scale": given.get("scale")}
+    return aten.scaled_dot_product_attention.default, tensors, options
+
+
 def _shape(step: Step, small: Small) -> Call:
     """The argument after the tensor is the result's shape, in which -1 is for torch to find."""
     sizes = zip(step.arg(1, "size"), small.shape(step.outputs[0]), strict=True)
@@ -137,6 +147,10 @@ REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "native_group_norm": _group_norm,
     "convolution": _convolution,
     "slice": _slice,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
     "constant_pad_nd": _pad,
     **dict.fromkeys(("gather", "index_select"), _gather),
     **dict.fromkeys(("index", "_unsafe_index"), _index),

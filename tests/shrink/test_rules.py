@@ -5,6 +5,7 @@ from torch import nn
 
 from sparsetrain.scores import Random
 from sparsetrain.shrink import plan
+from sparsetrain.shrink.proof import Differs, settled
 
 IMAGE = torch.randn(2, 3, 8, 8)
 
@@ -39,19 +40,43 @@ def test_an_operation_in_place_follows_the_rule_of_its_twin():
     assert shrunk(net) == {"a": 4}
 
 
-def test_what_rounding_alone_makes_of_a_norm_is_told_from_an_error():
-    """Batch norm of two nearly equal numbers turns their last digits into 1 and -1."""
-    net = nn.Sequential(nn.Linear(3, 99), nn.ReLU(), nn.Linear(99, 8), nn.BatchNorm1d(8, eps=1e-8))
-    net.append(nn.Linear(8, 2))
-    with torch.no_grad():
-        net[2].weight.mul_(1e4)  # sums of large numbers, whose order matters
+def test_what_single_precision_leaves_open_double_precision_settles():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     before = {k: (v, v.data_ptr(), v.clone()) for k, v in net.state_dict(keep_vars=True).items()}
-    sample = torch.randn(1, 3) + torch.tensor([[0.0], [1e-4]])
-    p = plan(net, sample, Random(), channels=0.5, round_to=1)
-    assert p.verify() < 1e-6
+    seen = []
+
+    def prove(sample):
+        seen.append((sample.dtype, net[0].weight.dtype, net[1].running_var.dtype))
+        if sample.dtype == torch.float32:
+            raise Differs("by 1.0e-02")
+        return 0.0
+
+    assert settled(prove, net, torch.randn(2, 3)) == 0
+    assert seen == [(torch.float32,) * 3, (torch.float64,) * 3]
+    assert torch.get_default_dtype() == torch.float32
     for name, tensor in net.state_dict(keep_vars=True).items():
         same, pointer, value = before[name]
         assert tensor is same
         assert tensor.data_ptr() == pointer
         assert torch.equal(tensor, value)
-    assert torch.get_default_dtype() == torch.float32
+
+
+class Attention(nn.Module):
+    """One head of attention with a learned bias, in code that fixes the width of a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(6, 18), nn.Linear(6, 2)
+        self.bias = nn.Parameter(torch.randn(1, 1, 5, 5))
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).view(2, 5, 3, 2, 3).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, self.bias)
+        return self.out(y.transpose(1, 2).reshape(2, 5, 6))
+
+
+def test_a_graph_of_attention_learns_its_mask():
+    p = plan(Attention(), torch.randn(2, 5, 6), Random(), channels=0.5, round_to=1)
+    net = p.apply(as_graph=True)
+    net.train()(torch.randn(2, 5, 6)).sum().backward()
+    assert net.bias.grad.abs().sum() > 0
