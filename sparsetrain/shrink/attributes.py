@@ -1,8 +1,9 @@
 """Widths that a model's modules keep as attributes: `out_channels`, `num_heads`, `hidden_size`.
 
-Torch's own layers say what their tensors are. In others a number changes where the module's own
-operations show it: it is an attribute, its name is that of a width, and every dimension of that
-size in the module's operations goes to one and the same new size.
+Torch's own layers say what their tensors are. In others a number changes as the operations need it
+that the module's code gave it to (shrink/mentions.py). A number that no operation was given changes
+where its name is that of a width, and every dimension of that size in the module's operations goes
+to one and the same new size.
 """
 
 import re
@@ -12,7 +13,9 @@ from typing import Any
 from torch import nn
 
 from sparsetrain.shrink.graph import whole_groups
+from sparsetrain.shrink.mentions import Mention, numbers_of
 from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
 
 WIDTH = re.compile(
@@ -85,12 +88,16 @@ def traced_sizes(model: nn.Module, small: Small) -> Sizes:
         for old, new in _sizes(step, small):
             changes[step.module][old].add(new)
     found: Sizes = {}
+    told = _told(small)
     for name, module in model.named_modules():
-        pairs = {old: new for old, new in changes.get(name, {}).items() if new != {old}}
-        if not pairs or (_torchs_own(module) and not _bare_norm(module)):
+        if _torchs_own(module) and not _bare_norm(module):
             continue
+        pairs = {old: new for old, new in changes.get(name, {}).items() if new != {old}}
         for attribute, value in vars(module).items():
-            changed = _changed(attribute, value, pairs)
+            if (name, attribute) in told:
+                changed = _only(told[name, attribute], value)
+            else:
+                changed = _changed(attribute, value, pairs)
             if changed is not None:
                 found.setdefault(module, {})[attribute] = changed
     return found
@@ -105,6 +112,32 @@ def _bare_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase) and not tensor_sizes(module)
 
 
+def _told(small: Small) -> dict[tuple[str, str], set[int]]:
+    """(Module, attribute) -> what the calls that it was given to need instead of it."""
+    told: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for mention in small.walk.program.mentions:
+        for number in mention.steps:
+            told[mention.module, mention.attribute] |= _needed(mention, number, small)
+    return {key: needed for key, needed in told.items() if needed}
+
+
+def _needed(mention: Mention, number: int, small: Small) -> set[int]:
+    step = small.walk.program.steps[number]
+    before = numbers_of((step.args, dict(step.kwargs)))
+    after = numbers_of(rewritten(step, small)[1:])
+    if len(before) != len(after):
+        return set()
+    value = mention.numbers[mention.place]
+    same_call = len(before) == len(mention.numbers)
+    places = [mention.place] if same_call else range(len(before))
+    return {after[i] for i in places if before[i] == value}
+
+
+def _only(needed: set[int], value: int) -> int | None:
+    new = needed - {value}
+    return new.pop() if len(new) == 1 else None
+
+
 def _sizes(step: Step, small: Small) -> list[tuple[int, int]]:
     pairs = []
     for value in (*step.values, *step.outputs):
@@ -117,8 +150,7 @@ def _changed(attribute: str, value: Any, pairs: dict[int, set[int]]) -> Any:
     if not WIDTH.search(attribute) or POSITIONS.search(attribute) or isinstance(value, bool):
         return None
     if isinstance(value, int) and value in pairs:
-        new = pairs[value] - {value}
-        return new.pop() if len(new) == 1 else None
+        return _only(pairs[value], value)
     if isinstance(value, tuple) and value and all(type(v) is int for v in value):
         each = tuple(_changed(attribute, v, pairs) for v in value)
         changed = tuple(v if n is None else n for v, n in zip(value, each, strict=True))

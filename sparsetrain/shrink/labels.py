@@ -39,7 +39,7 @@ class Cut:
 class Tracer:
     """The labels of every value of a program, while its steps are followed one by one."""
 
-    def __init__(self, batch: int, choices: dict[tuple[int, int], int] | None = None) -> None:
+    def __init__(self, batch: int, choices: dict[tuple, int] | None = None) -> None:
         self.batch = batch  # samples in the example input
         self.dims: dict[Value, Dims] = {}
         self.origin: dict[Value, str] = {}  # of a value that is a parameter, or made of one alone
@@ -52,13 +52,14 @@ class Tracer:
         self.relus: list[tuple[str, int | None, Labels]] = []
         self.cuts: dict[Step, list[Cut]] = {}
         self.splits: list[Split] = []
-        self.choices = choices or {}  # of the splits, by step and run; else the first candidate
+        self.heads: list[np.ndarray] = []  # labels of matrices whose products are their own
+        self.choices = choices or {}  # of the splits, by key; else the first candidate
+        self.orders: dict[tuple, list[int]] = {}  # of a key's candidates
         self.step = AROUND  # number of the step that is followed
         self.inputs = 0  # labels below this are the model's input's
-        self.count = 0
-        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
-        self._fixes: list[tuple[np.ndarray, str]] = []
-        self._fixed_at: list[int] = []  # the steps that did it
+        self.count = 0  # of labels
+        self.ties: list[tuple[np.ndarray, np.ndarray, int]] = []  # with the step that ties
+        self.fixes: list[tuple[np.ndarray, str, int]] = []
 
     def fresh(self, size: int) -> np.ndarray:
         self.count += size
@@ -72,13 +73,12 @@ class Tracer:
         elif len(a) != len(b):
             raise AssertionError(f"{len(a)} labels cannot be those of {len(b)} entries: {why}")
         elif a is not b:
-            self._ties.append((a, b))
+            self.ties.append((a, b, self.step))
         return b if a is None else a
 
     def fix(self, labels: Labels, why: str) -> None:
         if labels is not None and len(labels):
-            self._fixes.append((labels, why))
-            self._fixed_at.append(self.step)
+            self.fixes.append((labels, why, self.step))
 
     def fix_all(self, values: Iterable[Value], why: str) -> None:
         for value in values:
@@ -112,20 +112,19 @@ class Tracer:
 
     def solve(self) -> "Channels":
         """The classes of all labels."""
-        a = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._ties)])
-        b = np.concatenate([np.zeros(0, np.int64), *(b for _, b in self._ties)])
+        a = np.concatenate([np.zeros(0, np.int64), *(a for a, _, _ in self.ties)])
+        b = np.concatenate([np.zeros(0, np.int64), *(b for _, b, _ in self.ties)])
         edges = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(self.count, self.count))
         count, channel = connected_components(edges, directed=False)
-        reason = np.full(count, len(self._fixes))
-        for i, (labels, _) in reversed(list(enumerate(self._fixes))):
+        reason = np.full(count, len(self.fixes))
+        for i, (labels, _, _) in reversed(list(enumerate(self.fixes))):
             reason[channel[labels]] = i  # the first reason is the one that is told
-        texts = [why for _, why in self._fixes]
-        fixed = np.flatnonzero(reason < len(texts)).tolist()
-        reasons = {c: texts[reason[c]] for c in fixed}
+        fixed = np.flatnonzero(reason < len(self.fixes)).tolist()
+        reasons = {c: self.fixes[reason[c]][1] for c in fixed}
         read = np.zeros(count, np.bool_)
         for labels in self.read:
             read[channel[labels]] = True
-        return Channels(channel, reasons, {c: self._fixed_at[reason[c]] for c in fixed}, read)
+        return Channels(channel, reasons, {c: self.fixes[reason[c]][2] for c in fixed}, read)
 
 
 @dataclass(frozen=True)
@@ -146,14 +145,20 @@ class Channels:
         return ("channel", of[0]) if len(of) == 1 and len(labels) > 1 else None
 
 
-@dataclass
+@dataclass(eq=False)
 class Split:
     """A dimension came apart into several, one of which can hold the channels: which one?"""
 
-    key: tuple[int, int]  # step and run
-    labels: np.ndarray  # of the flat entries, before
-    candidates: int
+    key: tuple  # what chooses alike has the same
+    step: int
+    options: list[np.ndarray]  # the labels that each candidate passes on, of the flat entries
     chosen: int
+    innermost: int  # the candidate whose part is the last one
+
+    @property
+    def labels(self) -> np.ndarray:
+        """What the present candidate passes on."""
+        return self.options[self.chosen]
 
 
 Rule = Callable[[Tracer, Step], None]

@@ -218,7 +218,7 @@ def plan(
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
         frozen: "prune" or "protect" layers whose parameters require no gradient.
-        graph: what `trace(model, sample)` returns, where it is at hand.
+        graph: what `trace(model, sample)` returns, where it is at hand or has other `heads`.
 
     Raises:
         ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown

@@ -116,14 +116,15 @@ def expect_of(
     """The same, given which entries of its tensors stay."""
     with torch.no_grad(), quietly(model, False, SEED):
         outputs = replay(walk, model, sample, stays)
-    trained = _expect_trained(model, sample, stays) if training else None
+    trained = _expect_trained(model, sample, (stays, walk.heads)) if training else None
     return Proof(sample, _floating(outputs), trained)
 
 
 def _expect_trained(
-    model: nn.Module, sample: Any, stays: Stays
+    model: nn.Module, sample: Any, removal: tuple[Stays, str]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    walk = follow(record(model, sample, training=True))
+    stays, heads = removal
+    walk = follow(record(model, sample, training=True), heads)
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     with torch.enable_grad(), quietly(model, True, SEED):
         outputs = _floating(replay(walk, model, sample, stays))

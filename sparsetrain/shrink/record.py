@@ -19,11 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sparsetrain import modes
 from sparsetrain.modes import quietly
+from sparsetrain.shrink import mentions
+from sparsetrain.shrink.mentions import Mention, Mentions
 
 INDEX = (torch.int64, torch.int32)
 SEED = 0  # of what a model draws while it is looked at: the same in all its runs
 TORCH = str(Path(str(torch.__file__)).parent)
+OWN = {__file__, mentions.__file__, modes.__file__}  # files whose code is never the model's
 
 
 @dataclass(eq=False)
@@ -81,6 +85,7 @@ class Program:
     outputs: list[Value] = field(default_factory=list)
     returned: tuple[list[Any], TreeSpec] | None = None  # leaves, with a Value for each tensor
     tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
+    mentions: list[Mention] = field(default_factory=list)
 
 
 def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
@@ -94,12 +99,15 @@ def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
     """
     args, kwargs = arguments(sample)
     recorder = _Recorder(model, (args, kwargs))
+    found = Mentions(model, recorder.program.steps)
     try:
         with (
-            torch.no_grad(),
+            torch.set_grad_enabled(training),  # attention has other operations where it learns
             _without_fast_paths(),
             quietly(model, training, SEED),
             recorder.scopes(model),
+            found.marked(),
+            found,
             recorder,
         ):
             output = model(*args, **kwargs)
@@ -108,6 +116,7 @@ def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
         raise ValueError(
             f"plan: {type(model).__name__} does not run on this sample: {reason}"
         ) from error
+    recorder.program.mentions = found.found
     recorder.returns(output)
     return recorder.program
 
@@ -232,9 +241,7 @@ def _line() -> str:
     frame = sys._getframe(2)
     while frame is not None and frame.f_code is not record.__code__:
         path = frame.f_code.co_filename
-        if frame.f_code is record.__code__:
-            break  # torch's layers alone stand above it
-        if not path.startswith(TORCH) and path != __file__:
+        if not path.startswith(TORCH) and path not in OWN:
             return f"{Path(path).name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

@@ -94,6 +94,8 @@ def _split(step: Step, small: Small) -> Call:
     if dim not in small.alive(step.args[0]):
         return step.op, step.args, dict(step.kwargs)
     sizes = [small.shape(part)[dim] for part in step.outputs]
+    if isinstance(step.arg(1, "split_size"), int) and len(set(sizes)) == 1:
+        return _with(step, {(1, "split_size"): sizes[0]})
     return aten.split_with_sizes.default, (step.args[0], sizes, dim), {}
 
 

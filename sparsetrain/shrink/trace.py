@@ -14,25 +14,32 @@ from typing import Any
 
 from torch import nn
 
+from sparsetrain.nearest import unknown
 from sparsetrain.shrink.graph import Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
-from sparsetrain.shrink.labels import AROUND, Channels, Split, Tracer
+from sparsetrain.shrink.labels import Channels, Labels, Tracer
+from sparsetrain.shrink.mentions import numbers_of
 from sparsetrain.shrink.record import Program, Value, record
+from sparsetrain.shrink.splits import Chooser
 
+HEADS = ("whole", "within")
 TURNS = 8  # attempts at choosing which part of a split dimension holds the channels
 
 
-def trace(model: nn.Module, sample: Any) -> Graph:
+def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
     """The channel graph of `model`, which is left as it was.
 
     Args:
         model: any module.
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
+        heads: of attention can go "whole", or what goes lies "within" all of them.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
     """
-    walk = follow(record(model, sample))
+    if heads not in HEADS:
+        raise unknown("way to cut heads", heads, HEADS)
+    walk = follow(record(model, sample), heads)
     tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     groups, owners = groups_of(tracer, channels)
@@ -58,9 +65,10 @@ class Walk:
     program: Program
     tracer: Tracer
     channels: Channels
+    heads: str = "whole"
 
 
-def follow(program: Program) -> Walk:
+def follow(program: Program, heads: str = "whole") -> Walk:
     """Label the values of a program.
 
     Where a dimension comes apart (heads, groups) one part holds the channels: the first that
@@ -68,37 +76,37 @@ def follow(program: Program) -> Walk:
     """
     from sparsetrain.shrink.rules import apply_rule  # the rules import this package
 
-    choices: dict[tuple[int, int], int] = {}
+    chooser = Chooser(within=heads == "within")
     tried: list[tuple[int, Walk]] = []  # with how many splits are stuck
     while True:
-        tracer = Tracer(_batch(program), choices)
+        tracer = Tracer(_batch(program), chooser.choices)
         _begin(tracer, program)
         for tracer.step, step in enumerate(program.steps):
             apply_rule(tracer, step)
-        tracer.step = AROUND
+        tracer.step = len(program.steps)
         tracer.fix_all(program.outputs, "it is the model's output")
-        walk = Walk(program, tracer, tracer.solve())
-        stuck = _stuck(walk)
-        again = _others(stuck)
+        _agree(tracer, program)
+        walk = Walk(program, tracer, tracer.solve(), heads)
+        if chooser.within(walk.tracer, walk.channels):
+            continue
+        stuck = chooser.stuck(walk.tracer, walk.channels)
         tried.append((len(stuck), walk))
-        if not again or len(tried) == TURNS:
+        if len(tried) == TURNS or not chooser.again(walk.tracer, walk.channels, stuck):
             return min(tried, key=lambda t: t[0])[1]
-        choices = choices | again
 
 
-def _stuck(walk: Walk) -> list[tuple[Any, Split]]:
-    """Splits whose choice leaves nothing that can go, each with what stands against it."""
-    found = [(walk.channels.conflict(s.labels), s) for s in walk.tracer.splits]
-    return [(conflict, split) for conflict, split in found if conflict is not None]
-
-
-def _others(stuck: list[tuple[Any, Split]]) -> dict[tuple[int, int], int]:
-    """Other choices: of several splits that are in each other's way, the first one's changes."""
-    moving: dict[Any, Split] = {}
-    for conflict, split in stuck:
-        if split.chosen + 1 < split.candidates:
-            moving.setdefault(split.key if conflict == ("step", AROUND) else conflict, split)
-    return {split.key: split.chosen + 1 for split in moving.values()}
+def _agree(tracer: Tracer, program: Program) -> None:
+    """Dimensions whose size is one attribute of a module have one size: they go together."""
+    counted: dict[tuple[str, str], Labels] = {}
+    for mention in program.mentions:
+        for step in program.steps[mention.steps.start : mention.steps.stop]:
+            shape = step.outputs[0].shape if step.outputs else ()
+            if len(shape) != len(mention.numbers) or numbers_of(step.args[1:]) != mention.numbers:
+                continue
+            labels = tracer.dims[step.outputs[0]][mention.place]
+            if labels is not None:
+                first = counted.setdefault((mention.module, mention.attribute), labels)
+                tracer.tie(first, labels, f"{mention.attribute} of {mention.module} counts it")
 
 
 def _begin(tracer: Tracer, program: Program) -> None:

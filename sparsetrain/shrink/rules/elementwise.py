@@ -1,5 +1,7 @@
 """Operations on entries that stand at the same place."""
 
+import torch
+
 from sparsetrain.shrink.labels import Dims, Tracer
 from sparsetrain.shrink.record import Step
 from sparsetrain.shrink.rules.registry import RULES, rule, untracked
@@ -51,7 +53,10 @@ def relu(t: Tracer, step: Step) -> Dims:
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
 def made(t: Tracer, step: Step) -> Dims:
     """A tensor whose entries are all alike can have as many channels as what it meets."""
-    return [t.fresh(n) if n > 1 else None for n in step.outputs[0].shape]
+    out = step.outputs[0]
+    if not out.dtype.is_floating_point and out.dtype != torch.bool:
+        return untracked(out)  # numbers of entries, such as an embedding's
+    return [t.fresh(n) if n > 1 else None for n in out.shape]
 
 
 @rule(

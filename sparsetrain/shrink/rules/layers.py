@@ -100,9 +100,28 @@ def _product(t: Tracer, step: Step, a: Value, b: Value) -> Dims:
     for value in (a, b):
         count_flops(t, value, products)
     dims = list(t.dims[a][:-1])
+    computed = t.origin.get(a) is None and t.origin.get(b) is None
     for d in range(inner_b):  # a batch of matrices
+        if computed and (heads := dims[d]) is not None:
+            t.heads.append(heads)
         dims[d] = t.tie(dims[d], t.dims[b][d], f"{step} mixes it with others")
     return dims + (t.dims[b][-1:] if len(b.shape) > 1 else [])
+
+
+@rule("_grouped_mm")
+def grouped_product(t: Tracer, step: Step) -> list[Dims]:
+    """Rows of `[M, K]` in runs, each times its own of several `[K, N]`: experts."""
+    a, b, *_ = step.values
+    if (len(a.shape), len(b.shape)) != (2, 3):
+        t.fix_all(step.values, f"there is no rule for {step} of these shapes")
+        return [untracked(step.outputs[0])]
+    t.fix(t.dims[b][0], f"{step} takes one by its number")
+    t.tie(t.dims[a][1], t.dims[b][1], f"{step} {UNKNOWN}")
+    t.cut(step, a, 1)
+    t.consume(a, 1)
+    t.consume(b, 1)
+    count_flops(t, b, math.prod(step.outputs[0].shape) * a.shape[1])
+    return [[t.dims[a][0], t.dims[b][2]]]
 
 
 @rule("linear")
@@ -122,7 +141,9 @@ def linear(t: Tracer, step: Step) -> Dims:
 def embedding(t: Tracer, step: Step) -> Dims:
     weight, where = step.values
     t.fix(t.dims[weight][0], f"{step} looks it up by its number")
-    return [*t.dims[where], t.dims[weight][1]]
+    for labels in t.dims[where]:
+        t.fix(labels, f"{step} looks up what it numbers")
+    return [*untracked(where), t.dims[weight][1]]
 
 
 @rule("_trilinear")

@@ -31,7 +31,7 @@ def reduce_twice(t: Tracer, step: Step) -> list[Dims]:
     return [reduce(t, step) for _ in step.outputs]
 
 
-@rule("_softmax", "softmax", "_log_softmax", "log_softmax")
+@rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax")
 def softmax(t: Tracer, step: Step) -> Dims:
     x = step.values[0]
     t.cut(step, x, step.arg(1, "dim") % max(1, len(x.shape)), whole=True)

@@ -56,18 +56,30 @@ def _run(t: Tracer, step: Step, run: int, parts: tuple, result: Dims) -> None:
             fixed = labels[0] < t.inputs
             rank = (fixed, ties.size > 0, few, -after[d] if few else 0)
             found.append((rank, d, own, ties, labels))
-    found.sort(key=lambda f: f[0])
-    key = (t.step, run)
-    chosen = min(t.choices.get(key, 0), len(found) - 1)
-    _, d, own, ties, labels = found[chosen]
+    exact = [option for option in found if not option[0][1]]
+    options = exact or found
+    place = _chosen(t, step, run, options, len(flat))
+    _, d, own, ties, labels = options[place]
     if ties.size:
         t.tie(ties[0], ties[1], str(step))
     for other in flat:
         if other is not labels:
             t.fix(other, f"{step} mixes it with others")
-    if len(found) > 1 and not found[0][0][0]:
-        t.splits.append(Split(key, labels, len(found), chosen))
     result[d] = own
+
+
+def _chosen(t: Tracer, step: Step, run: int, options: list, inputs: int) -> int:
+    """Which of the options holds the channels; what the module splits alike chooses alike."""
+    key: tuple = (t.step, run, len(options))
+    if inputs == 1:
+        key = (step.module, len(options), step.outputs[0].shape[options[-1][1]])
+    ranked = sorted(range(len(options)), key=lambda i: options[i][0])
+    order = t.orders.setdefault(key, ranked)
+    chosen = t.choices.get(key, 0)
+    if len(options) > 1 and not options[order[0]][0][0]:
+        labels = [options[i][-1] for i in order]
+        t.splits.append(Split(key, t.step, labels, chosen, order.index(len(options) - 1)))
+    return order[chosen]
 
 
 def _matching_runs(
@@ -148,12 +160,15 @@ def squeeze(t: Tracer, step: Step) -> Dims:
 
 @rule("expand", "broadcast_to")
 def expand(t: Tracer, step: Step) -> Dims:
+    """A tensor without channels, such as a mask, can have as many as what it meets."""
     x, shape = step.values[0], step.outputs[0].shape
     offset = len(shape) - len(x.shape)
-    result: Dims = [None] * offset
-    for labels, old, new in zip(t.dims[x], x.shape, shape[offset:], strict=True):
-        result.append(labels if old == new else None)
-    return result
+    dims = [None] * offset + t.dims[x]
+    empty = all(labels is None or n == 1 for labels, n in zip(t.dims[x], x.shape, strict=True))
+    return [
+        labels if old == new else t.fresh(new) if empty else None
+        for labels, old, new in zip(dims, (1,) * offset + x.shape, shape, strict=True)
+    ]
 
 
 @rule("repeat", "tile")
