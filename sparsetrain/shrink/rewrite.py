@@ -16,9 +16,22 @@ aten = torch.ops.aten
 def rewritten(step: Step, small: Small) -> Call:
     """Its operation and arguments, Values as they are, and every width that of what stays."""
     rewrite = REWRITES.get(step.op.overloadpacket.__name__)
-    if rewrite is None:
+    return general(step) if rewrite is None else rewrite(step, small)
+
+
+def general(step: Step) -> Call:
+    """Its operation as recorded, or where that one was good for the sample alone, in general.
+
+    Of attention what is chosen for a sample cannot learn a mask.
+    """
+    if not step.op.overloadpacket.__name__.startswith("_scaled_dot_product"):
         return step.op, step.args, dict(step.kwargs)
-    return rewrite(step, small)
+    given = dict(zip((a.name for a in step.op._schema.arguments), step.args, strict=False))
+    given |= step.kwargs
+    mask = given.get("attn_mask", given.get("attn_bias"))
+    tensors = (given["query"], given["key"], given["value"], mask)
+    options = {"is_causal": given.get("is_causal", False), "scale": given.get("scale")}
+    return aten.scaled_dot_product_attention.default, tensors, options
 
 
 def _with(step: Step, changes: dict[tuple[int, str], Any]) -> Call:
@@ -50,16 +63,6 @@ def _convolution(step: Step, small: Small) -> Call:
     if groups > 1 and whole_groups(groups, channels // groups):
         groups = groups * small.shape(step.args[0])[1] // channels
     return _with(step, {(8, "groups"): groups})
-
-
-def _attention(step: Step, small: Small) -> Call:
-    """By its public name: what was chosen for the sample cannot learn a mask."""
-    given = dict(zip((a.name for a in step.op._schema.arguments), step.args, strict=False))
-    given |= step.kwargs
-    mask = given.get("attn_mask", given.get("attn_bias"))
-    tensors = (given["query"], given["key"], given["value"], mask)
-    options = {"is_causal": given.get("is_causal", False), "scale": given.get("scale")}
-    return aten.scaled_dot_product_attention.default, tensors, options
 
 
 def _shape(step: Step, small: Small) -> Call:
@@ -149,10 +152,6 @@ REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "native_group_norm": _group_norm,
     "convolution": _convolution,
     "slice": _slice,
-    "_scaled_dot_product_flash_attention_for_cpu": _attention,
-    "_scaled_dot_product_flash_attention": _attention,
-    "_scaled_dot_product_efficient_attention": _attention,
-    "_scaled_dot_product_cudnn_attention": _attention,
     "constant_pad_nd": _pad,
     **dict.fromkeys(("gather", "index_select"), _gather),
     **dict.fromkeys(("index", "_unsafe_index"), _index),
