@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sparsetrain.modes import quietly
@@ -98,6 +99,18 @@ def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachmen
         cut.undo()
         raise
     return cut
+
+
+def rebuild_reducers(model: nn.Module) -> None:
+    """Let DistributedDataParallel make its buckets anew, for parameters that have other sizes.
+
+    By what it does itself when a pickled one comes back.
+    """
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            parameters, sparse = module._build_params_for_reducer()
+            names = module._build_debug_param_to_name_mapping(parameters)
+            module._ddp_init_helper(parameters, sparse, names, module.static_graph)
 
 
 def entries(graph: Graph, kept: Kept) -> Stays:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
-from sparsetrain.shrink.apply import Attachments, Cut, cut_channels
+from sparsetrain.shrink.apply import Attachments, Cut, cut_channels, rebuild_reducers
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import graph_module
 from sparsetrain.shrink.latency import search
@@ -81,6 +81,7 @@ class Plan:
         cut = cut_channels(self.model, self.graph, self.kept, attached)
         if proof is not None:
             self._check(cut, proof, shrunk)
+        rebuild_reducers(self.model)
         return shrunk
 
     def verify(self, as_graph: bool = False) -> float:

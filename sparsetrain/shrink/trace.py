@@ -35,10 +35,12 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
         heads: of attention can go "whole", or what goes lies "within" all of them.
 
     Raises:
-        ValueError: the model does not run on this sample; the message ends with its own reason.
+        ValueError: the model has no numbers yet, or is sharded, or does not run on this sample; the
+            message ends with its own reason.
     """
     if heads not in HEADS:
         raise unknown("way to cut heads", heads, HEADS)
+    _check_tensors(model)
     walk = follow(record(model, sample), heads)
     tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
@@ -56,6 +58,14 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
         *_activations(walk, owners),
         walk,
     )
+
+
+def _check_tensors(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"plan: {name} is on the meta device, where it holds no numbers")
+        if hasattr(tensor, "device_mesh"):
+            raise ValueError(f"plan: {name} is sharded already; plan and apply before fully_shard")
 
 
 @dataclass(frozen=True)
