@@ -66,10 +66,11 @@ class _Replay:
         for cut in cuts:
             dead = torch.from_numpy(np.flatnonzero(self.small.dead(cut.labels)))
             zeroed[cut.value] = zeroed[cut.value].index_fill(cut.dim, dead, 0)
-        args, kwargs = tree_map_only(Value, zeroed.__getitem__, (step.args, dict(step.kwargs)))
+        op, args, kwargs = general(step)
+        args, kwargs = tree_map_only(Value, zeroed.__getitem__, (args, kwargs))
         # Autograd refuses `out=`: who wrote it did so where no gradients are recorded.
         with torch.set_grad_enabled(torch.is_grad_enabled() and "out" not in kwargs):
-            return _tensors(_any_strides(step.op)(*args, **kwargs))
+            return _tensors(_any_strides(op)(*args, **kwargs))
 
     def _run_small(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
         """The operation of what stays, with zeros in its result for what does not."""
