@@ -228,3 +228,31 @@ def parameters_and_buffers() -> nn.Module:
     net.register_buffer("average", torch.randn(8))
     net.register_buffer("deviation", torch.rand(8) + 1)
     return net
+
+
+@hard(image)
+def experts_by_row() -> nn.Module:
+    """A gate sends every position to one of two layers, which see only theirs."""
+
+    def forward(n, x):
+        y = n.stem(x).permute(0, 2, 3, 1).flatten(0, 2)
+        chosen, result = n.gate(y).argmax(-1), torch.zeros_like(y)
+        for number, layer in enumerate(n.experts):
+            rows = torch.where(chosen == number)[0]
+            result = result.index_add(0, rows, layer(y[rows]))
+        return n.out(result)
+
+    experts = [nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in range(2)]
+    layers = {"gate": nn.Linear(8, 2), "experts": nn.ModuleList(experts), "out": nn.Linear(8, 2)}
+    return Net(forward, stem=conv(3, 8), **layers)
+
+
+@hard(image)
+def unpool() -> nn.Module:
+    """SegNet's: values go back to where a max pool found them."""
+
+    def forward(n, x):
+        y, places = F.max_pool2d(n.a(x), 2, return_indices=True)
+        return n.out(F.max_unpool2d(n.b(y), places, 2))
+
+    return Net(forward, a=conv(3, 6), b=conv(6, 6), out=conv(6, 2))

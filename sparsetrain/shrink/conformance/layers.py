@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from sparsetrain.shrink.conformance.hard import (
@@ -223,6 +224,21 @@ def embedding() -> nn.Module:
 
 
 @hard(words)
+def embedding_bag() -> nn.Module:
+    """The mean of a bag of vectors."""
+    return nn.Sequential(nn.EmbeddingBag(11, 8), nn.Linear(8, 2))
+
+
+@hard(vectors)
+def cosine_classifier() -> nn.Module:
+    """Vectors and classes of length 1: what is left of them has that length, too."""
+    return Net(
+        lambda n, x: 4 * F.linear(F.normalize(n.a(x)), F.normalize(n.classes)),
+        **{"a": nn.Linear(6, 8), "classes": parameter(3, 8)},
+    )
+
+
+@hard(words)
 def tied_embedding() -> nn.Module:
     """A language model's head is its embedding."""
     net = Net(
@@ -238,7 +254,7 @@ def tied_embedding() -> nn.Module:
 def tied_autoencoder() -> nn.Module:
     """The decoder uses the encoder's weights, transposed."""
     return Net(
-        lambda n, x: nn.functional.linear(n.b(n.a(x).relu()), n.a.weight.t(), n.shift),
+        lambda n, x: F.linear(n.b(n.a(x).relu()), n.a.weight.t(), n.shift),
         **{"a": nn.Linear(6, 8), "b": nn.Linear(8, 8), "shift": parameter(6)},
     )
 

@@ -79,6 +79,23 @@ def gather(t: Tracer, step: Step) -> Dims:
     return dims
 
 
+@rule("index_add", "index_copy")
+def index_add(t: Tracer, step: Step) -> Dims:
+    """Rows go to places that the data give; what they hold beside that stays where it is."""
+    x, numbers, rows = step.values
+    dims = list(t.dims[x])
+    dim = positive(step.arg(1, "dim"), len(dims))
+    why = f"{step} puts them at places by their number"
+    t.fix_all([numbers], why)
+    for d, labels in enumerate(t.dims[rows]):
+        if d == dim:
+            t.fix(dims[d], why)
+            t.fix(labels, why)
+        elif dims[d] is not None or labels is not None:
+            dims[d] = t.tie(dims[d], labels, f"{step} mixes it with others")
+    return dims
+
+
 def _order(t: Tracer, x: Value, numbers: Value) -> np.ndarray | None:
     """Numbers that choose among the channels of a computed tensor, at every call the same."""
     if len(numbers.shape) != 1 or numbers.known is None or t.origin.get(x) is not None:

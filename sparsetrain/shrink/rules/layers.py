@@ -146,6 +146,14 @@ def embedding(t: Tracer, step: Step) -> Dims:
     return [*untracked(where), t.dims[weight][1]]
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(t: Tracer, step: Step) -> list[Dims]:
+    weight = step.values[0]
+    t.fix_all(step.values[1:], f"{step} reads numbers there")
+    t.fix(t.dims[weight][0], f"{step} looks it up by its number")
+    return [[None, t.dims[weight][1]], *(untracked(out) for out in step.outputs[1:])]
+
+
 @rule("_trilinear")
 def trilinear(t: Tracer, step: Step) -> Dims:
     """Three tensors with dimensions of size 1 put in, multiplied, summed over some (bilinear)."""

@@ -2,7 +2,7 @@
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
 from sparsetrain.shrink.record import Step
-from sparsetrain.shrink.rules.registry import rule
+from sparsetrain.shrink.rules.registry import rule, untracked
 
 POOLS = "max_pool{n}d max_pool{n}d_with_indices avg_pool{n}d adaptive_avg_pool{n}d"
 POOLS += " _adaptive_avg_pool{n}d adaptive_max_pool{n}d mkldnn_max_pool{n}d"
@@ -83,4 +83,16 @@ def fourier(t: Tracer, step: Step) -> Dims:
     for d in step.arg(1, "dim"):
         t.fix(dims[d], f"{step} transforms along it")
         dims[d] = None
+    return dims
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(t: Tracer, step: Step) -> Dims:
+    """Back to the places that a max pool noted."""
+    x, places = step.values
+    dims: Dims = untracked(step.outputs[0])
+    spatial = 3 if step.op.overloadpacket.__name__.endswith("3d") else 2
+    for d in range(len(dims) - spatial):
+        if t.dims[x][d] is not None or t.dims[places][d] is not None:
+            dims[d] = t.tie(t.dims[x][d], t.dims[places][d], f"{step} mixes it with others")
     return dims

@@ -160,14 +160,18 @@ def squeeze(t: Tracer, step: Step) -> Dims:
 
 @rule("expand", "broadcast_to")
 def expand(t: Tracer, step: Step) -> Dims:
-    """A tensor without channels, such as a mask, can have as many as what it meets."""
+    """A tensor without channels, such as a mask, can have as many as what it meets.
+
+    So can copies along the last dimension, such as of lengths: y / norm(y).expand_as(y).
+    """
     x, shape = step.values[0], step.outputs[0].shape
     offset = len(shape) - len(x.shape)
     dims = [None] * offset + t.dims[x]
     empty = all(labels is None or n == 1 for labels, n in zip(t.dims[x], x.shape, strict=True))
+    olds, last = (1,) * offset + x.shape, len(shape) - 1
     return [
-        labels if old == new else t.fresh(new) if empty else None
-        for labels, old, new in zip(dims, (1,) * offset + x.shape, shape, strict=True)
+        labels if old == shape[d] else t.fresh(shape[d]) if empty or d == last else None
+        for d, (labels, old) in enumerate(zip(dims, olds, strict=True))
     ]
 
 
