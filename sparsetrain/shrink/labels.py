@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
 from sparsetrain.shrink.graph import Layer
 from sparsetrain.shrink.record import Step, Value
 
@@ -112,6 +109,9 @@ class Tracer:
 
     def solve(self) -> "Channels":
         """The classes of all labels."""
+        from scipy.sparse import coo_array  # takes half a second
+        from scipy.sparse.csgraph import connected_components
+
         a = np.concatenate([np.zeros(0, np.int64), *(a for a, _, _ in self.ties)])
         b = np.concatenate([np.zeros(0, np.int64), *(b for _, b, _ in self.ties)])
         edges = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(self.count, self.count))

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from rich.table import Table
 from torch import nn
 
-from sparsetrain import plots
 from sparsetrain.shrink.budget import COSTS
 from sparsetrain.shrink.graph import Graph, Group, Widths
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def _changes(what: str, groups: Mapping[str, Group], widths: Widths) -> Iterator
             yield f"{what}{group.width} -> {left}"
 
 
-def picture(graph: Graph, widths: Widths) -> Figure:
+def picture(graph: Graph, widths: Widths) -> "Figure":
     """Channels of each group that may lose some, and how many are kept."""
+    from sparsetrain import plots  # loads matplotlib
+
     return plots.widths({g.name: (g.width, widths.get(g.name, g.width)) for g in graph.free})

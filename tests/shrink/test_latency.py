@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sparsetrain import plan
-from sparsetrain.shrink import budget, latency, trace
+from sparsetrain.shrink import budget, knapsack, latency, trace
 from sparsetrain.timings import Cache
 
 SAMPLE = torch.randn(2, 3, 16, 16)
@@ -38,7 +38,7 @@ def stairs(monkeypatch):
         return predict({n: len(k) for n, k in kept.items()}) / predict({})
 
     monkeypatch.setattr(latency, "_call_ms", call_ms)
-    monkeypatch.setattr(latency, "measured_share", share)
+    monkeypatch.setattr(knapsack, "measured_share", share)
 
 
 def test_the_prediction_worked_by_hand(stairs):
@@ -62,7 +62,7 @@ def test_a_flat_part_of_the_stairs_is_not_worth_a_channel(stairs):
     graph = trace(net(), SAMPLE)
     predict = latency.Latency(graph, Cache(None))
     limits = budget.Limits(round_to=16, min_channels=1)
-    widths = latency.widths_within(predict, by_number(None, graph), 0.6 * predict({}), limits)
+    widths = knapsack.widths_within(predict, by_number(None, graph), 0.6 * predict({}), limits)
     assert all(width % 16 == 0 for width in widths.values())
 
 
