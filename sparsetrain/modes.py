@@ -24,11 +24,14 @@ SHARES = {  # where a function that drops entries on its way is told how many
 
 
 @contextmanager
-def quietly(model: nn.Module, training: bool, seed: int | None = None) -> Iterator[None]:
+def quietly(
+    model: nn.Module, training: bool, seed: int | None = None, only: type[nn.Module] = nn.Module
+) -> Iterator[None]:
     """Train or eval mode for a while, always without dropout.
 
-    With a `seed`, what the model draws is the same every time. Afterwards every module's mode,
-    every buffer (running statistics) and the random number generators are as they were.
+    With a `seed`, what the model draws is the same every time; training is for modules of the
+    class `only`. Afterwards every module's mode, every buffer (running statistics) and the random
+    number generators are as they were.
     """
     modes = {module: module.training for module in model.modules()}
     statistics = [(b, b.clone()) for b in model.buffers()] if training else []
@@ -37,8 +40,8 @@ def quietly(model: nn.Module, training: bool, seed: int | None = None) -> Iterat
     try:
         model.train(training)
         for module in model.modules():
-            if isinstance(module, _DropoutNd):
-                module.eval()
+            if isinstance(module, _DropoutNd) or not isinstance(module, only):
+                module.training = False
         with torch.random.fork_rng(devices), _WithoutDropout() if training else nullcontext():
             if seed is not None:
                 torch.manual_seed(seed)

@@ -11,13 +11,12 @@ import inspect
 import operator
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from sparsetrain.shrink.apply import Kept, entries
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.record import Program, Step, Value, arguments, record, tensors_of
+from sparsetrain.shrink.record import Program, Step, Value, arguments, record, tensors_of, twice
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
 from sparsetrain.shrink.trace import follow
@@ -38,16 +37,8 @@ def graph_module(model: nn.Module, sample: Any, graph: Graph, kept: Kept) -> fx.
 
 def _doubled(model: nn.Module, sample: Any, program: Program) -> list[Step] | None:
     """The steps for twice the batch, where they are the same operations."""
-    first = next((v for v in program.inputs if v.shape), None)
-    if first is None:
-        return None
-
-    def twice(t: Tensor) -> Tensor:
-        return torch.cat([t, t]) if t.dim() and t.shape[0] == first.shape[0] else t
-
-    args, kwargs = tree_map_only(Tensor, twice, arguments(sample))
     try:
-        steps = record(model, kwargs or args).steps
+        steps = record(model, twice(sample)).steps
     except ValueError:
         return None
     return steps if [s.op for s in steps] == [s.op for s in program.steps] else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
 from sparsetrain.shrink.graph import Layer
 from sparsetrain.shrink.record import Step, Value
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from sparsetrain.nearest import unknown
@@ -25,8 +26,6 @@ from sparsetrain.shrink.trace import follow, trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-AS_GRAPH = "apply(as_graph=True) helps where its code mentions a width that went"
 
 
 @dataclass(frozen=True)
@@ -75,23 +74,18 @@ class Plan:
         Raises:
             RuntimeError: the shrunk model does not compute what the masked model computes.
         """
-        attached = Attachments(optimizer, ema, masks or {})
         proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
-        shrunk = self._graph_module() if as_graph else self.model
-        cut = cut_channels(self.model, self.graph, self.kept, attached)
-        if proof is not None:
-            self._check(cut, proof, shrunk)
+        attached = Attachments(optimizer, ema, masks or {})
+        shrunk, _, _ = self._cut(attached, proof, as_graph)
         rebuild_reducers(self.model)
         return shrunk
 
-    def verify(self, as_graph: bool = False) -> float:
+    def verify(self, as_graph: bool = False, training: bool = True) -> float:
         """Prove the plan and leave the model as it was.
 
-        Compares outputs in evaluation mode, and outputs and every gradient in training mode, of
-        the shrunk model with those of the model that has the removed channels masked.
-
-        Args:
-            as_graph: prove what `apply(as_graph=True)` returns.
+        Compares outputs of the shrunk model with those of the model that has the removed channels
+        masked, in evaluation mode, and with `training` also outputs and all gradients in training
+        mode; with `as_graph` those of what `apply(as_graph=True)` returns, where norms alone train.
 
         Returns:
             The largest error, relative to the largest entry of what is compared.
@@ -102,30 +96,30 @@ class Plan:
 
         def prove(sample: Any) -> float:
             again = sample is not self.sample
-            walk = follow(record(self.model, sample)) if again else self.graph.walk
+            walk = self.graph.walk
+            walk = follow(record(self.model, sample), walk.heads) if again else walk
             graph = replace(self.graph, walk=walk)
-            return replace(self, sample=sample, graph=graph)._prove(as_graph)
+            return replace(self, sample=sample, graph=graph)._prove(as_graph, training)
 
         return settled(prove, self.model, self.sample)
 
-    def _prove(self, as_graph: bool) -> float:
-        proof = expect(self.model, self.graph, self.kept, self.sample, training=True)
-        shrunk = self._graph_module() if as_graph else self.model
-        cut = cut_channels(self.model, self.graph, self.kept, Attachments())
-        error = self._check(cut, proof, shrunk)
+    def _prove(self, as_graph: bool, training: bool) -> float:
+        only = _NormBase if as_graph else nn.Module
+        proof = expect(self.model, self.graph, self.kept, self.sample, training, only)
+        _, cut, error = self._cut(Attachments(), proof, as_graph)
         cut.undo()
         return error
 
-    def _graph_module(self) -> nn.Module:
-        return graph_module(self.model, self.sample, self.graph, self.kept)
-
-    def _check(self, cut: Cut, proof: Proof, shrunk: nn.Module) -> float:
+    def _cut(
+        self, attached: Attachments, proof: Proof | None, as_graph: bool
+    ) -> tuple[nn.Module, Cut, float]:
+        whole = self.model, self.sample, self.graph, self.kept
+        shrunk = graph_module(*whole) if as_graph else self.model
+        cut = cut_channels(self.model, self.graph, self.kept, attached)
         try:
-            return proof.check(shrunk)
-        except BaseException as problem:
+            return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
+        except BaseException:
             cut.undo()
-            if isinstance(problem, RuntimeError) and shrunk is self.model:
-                raise type(problem)(f"{problem}; {AS_GRAPH}") from problem
             raise
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from sparsetrain.modes import quietly
@@ -30,6 +30,7 @@ from sparsetrain.shrink.trace import Walk, follow
 # Sums of up to some thousand products change in their order; relative to the largest entry. In
 # double precision many models do one thing or other in single.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+AS_GRAPH = "; apply(as_graph=True) helps where its code mentions a width that went"
 
 
 class Differs(RuntimeError):
@@ -62,10 +63,11 @@ class Proof:
                 grads = [gradients[name] for name in wanted]
                 # Rounding can switch a ReLU near zero, which gradients feel and outputs do not.
                 error = max(error, _compare(names, list(wanted.values()), grads, slack=50))
-        except RuntimeError as problem:
-            reason = str(problem).splitlines()[0]
+        except Exception as problem:  # a model may raise what it likes
+            reason = (str(problem).splitlines() or [repr(problem)])[0]
+            hint = "" if isinstance(model, fx.GraphModule) else AS_GRAPH
             kind = Differs if isinstance(problem, Differs) else RuntimeError
-            raise kind(f"the shrunk model fails its proof: {reason}") from problem
+            raise kind(f"the shrunk model fails its proof: {reason}{hint}") from problem
         return error
 
 
@@ -103,30 +105,44 @@ def _exactly(model: nn.Module, sample: Any) -> Iterator[Any]:
 
 
 def expect(
-    model: nn.Module, graph: Graph, kept: Kept, sample: Any, training: bool = False
+    model: nn.Module,
+    graph: Graph,
+    kept: Kept,
+    sample: Any,
+    training: bool = False,
+    only: type[nn.Module] = nn.Module,
 ) -> Proof:
-    """Compute what the shrunk model must compute; the model is left as it was."""
+    """Compute what the shrunk model must compute; the model is left as it was.
+
+    Args:
+        training: in training mode, too, which is for modules of the class `only`.
+    """
     walk = graph.walk or follow(record(model, sample))
-    return expect_of(model, walk, entries(graph, kept), sample, training)
+    return expect_of(model, walk, entries(graph, kept), sample, training, only)
 
 
 def expect_of(
-    model: nn.Module, walk: Walk, stays: Stays, sample: Any, training: bool = False
+    model: nn.Module,
+    walk: Walk,
+    stays: Stays,
+    sample: Any,
+    training: bool = False,
+    only: type[nn.Module] = nn.Module,
 ) -> Proof:
     """The same, given which entries of its tensors stay."""
     with torch.no_grad(), quietly(model, False, SEED):
         outputs = replay(walk, model, sample, stays)
-    trained = _expect_trained(model, sample, (stays, walk.heads)) if training else None
+    trained = _expect_trained(model, sample, (stays, walk.heads), only) if training else None
     return Proof(sample, _floating(outputs), trained)
 
 
 def _expect_trained(
-    model: nn.Module, sample: Any, removal: tuple[Stays, str]
+    model: nn.Module, sample: Any, removal: tuple[Stays, str], only: type[nn.Module]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     stays, heads = removal
-    walk = follow(record(model, sample, training=True), heads)
+    walk = follow(record(model, sample, True, only), heads)
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    with torch.enable_grad(), quietly(model, True, SEED):
+    with torch.enable_grad(), quietly(model, True, SEED, only):
         outputs = _floating(replay(walk, model, sample, stays))
         gradients = _gradients(outputs, wanted)
     kept = {n: _kept(g, stays.get(n, {})) for n, g in gradients.items()}

@@ -40,6 +40,7 @@ class Value:
     held: Tensor | None = None  # a constant: its data, that no recorded operation made
     channels_last: bool = False
     known: Tensor | None = None  # whole numbers that depend on constants alone
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)
@@ -71,6 +72,14 @@ class Step:
             return self.args[position]
         return self.kwargs.get(name, default)
 
+    @property
+    def addresses_alike(self) -> bool:
+        """Whether it gives its tensor new strides that name the same entries."""
+        x, shape, strides = self.args[0], self.arg(1, "size"), self.arg(2, "stride")
+        wide = [d for d, size in enumerate(x.shape) if size > 1]
+        same = tuple(shape) == x.shape and self.arg(3, "storage_offset") in (None, 0)
+        return same and all(x.strides[d] == strides[d] for d in wide)
+
     def __str__(self) -> str:
         where = ", ".join(place for place in (self.module, self.line) if place)
         return f"{self.op.overloadpacket}" + (f" in {where}" if where else "")
@@ -88,11 +97,14 @@ class Program:
     mentions: list[Mention] = field(default_factory=list)
 
 
-def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
+def record(
+    model: nn.Module, sample: Any, training: bool = False, only: type[nn.Module] = nn.Module
+) -> Program:
     """Run `model` once on `sample`, without dropout, and leave it as it was.
 
     Args:
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
+        training: in training mode, but for modules that are not of the class `only`.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
@@ -104,7 +116,7 @@ def record(model: nn.Module, sample: Any, training: bool = False) -> Program:
         with (
             torch.set_grad_enabled(training),  # attention has other operations where it learns
             _without_fast_paths(),
-            quietly(model, training, SEED),
+            quietly(model, training, SEED, only),
             recorder.scopes(model),
             found.marked(),
             found,
@@ -126,6 +138,15 @@ def arguments(sample: Any) -> tuple[tuple, dict]:
     if isinstance(sample, Mapping):
         return (), dict(sample)
     return (tuple(sample) if isinstance(sample, tuple | list) else (sample,)), {}
+
+
+def twice(sample: Any) -> Any:
+    """The sample and itself once more, as one batch."""
+    args, kwargs = arguments(sample)
+    batch = next((len(t) for t in tensors_of((args, kwargs)) if t.dim()), 0)
+    return tree_map_only(
+        Tensor, lambda t: torch.cat([t, t]) if t.dim() and len(t) == batch else t, kwargs or args
+    )
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -192,6 +213,7 @@ class _Recorder(TorchDispatchMode):
         last = tensor.dim() == 4 and not tensor.is_contiguous()
         last = last and tensor.is_contiguous(memory_format=torch.channels_last)
         value = Value(tuple(tensor.shape), tensor.dtype, name, channels_last=last)
+        value.strides = tensor.stride() if tensor.layout == torch.strided else ()
         self._known[tensor] = value
         return value
 

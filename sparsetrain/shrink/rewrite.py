@@ -75,6 +75,12 @@ def _made(step: Step, small: Small) -> Call:
     return _with(step, {(0, "size"): small.shape(step.outputs[0])})
 
 
+def _restrided(step: Step, small: Small) -> Call:
+    if step.addresses_alike:
+        return aten.alias.default, (step.args[0],), {}
+    return step.op, step.args, dict(step.kwargs)
+
+
 def _slice(step: Step, small: Small) -> Call:
     """Of what stays, the part that the slice took: a slice again, or else its places."""
     x, every = step.args[0], step.arg(4, "step", 1)
@@ -151,6 +157,7 @@ REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "_fused_rms_norm": _layer_norm,
     "native_group_norm": _group_norm,
     "convolution": _convolution,
+    **dict.fromkeys(("as_strided", "as_strided_"), _restrided),
     "slice": _slice,
     "constant_pad_nd": _pad,
     **dict.fromkeys(("gather", "index_select"), _gather),

@@ -9,6 +9,7 @@ group says why. Nothing is guessed.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from sparsetrain.shrink.graph import Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
 from sparsetrain.shrink.labels import Channels, Labels, Tracer
 from sparsetrain.shrink.mentions import numbers_of
-from sparsetrain.shrink.record import Program, Value, record
+from sparsetrain.shrink.record import Program, Value, record, twice
 from sparsetrain.shrink.splits import Chooser
 
 HEADS = ("whole", "within")
@@ -41,7 +42,8 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
     if heads not in HEADS:
         raise unknown("way to cut heads", heads, HEADS)
     _check_tensors(model)
-    walk = follow(record(model, sample), heads)
+    program, *others = _programs(model, sample)
+    walk = follow(program, heads, others)
     tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     groups, owners = groups_of(tracer, channels)
@@ -78,24 +80,29 @@ class Walk:
     heads: str = "whole"
 
 
-def follow(program: Program, heads: str = "whole") -> Walk:
-    """Label the values of a program.
+def _programs(model: nn.Module, sample: Any) -> list[Program]:
+    """The model's operations; if they leave parameters out, those in training mode as well."""
+    programs = [record(model, sample)]
+    unread = {name for name, _ in model.named_parameters()} - programs[0].tensors.keys()
+    for more in (sample, twice(sample)) if unread else ():  # norms may need several in a batch
+        try:
+            trained = record(model, more, training=True)
+        except ValueError:  # or it needs labels
+            continue
+        return [*programs, trained] if unread & trained.tensors.keys() else programs
+    return programs
+
+
+def follow(program: Program, heads: str = "whole", others: Sequence[Program] = ()) -> Walk:
+    """Label the values of a program, whose parameters have their place in the others, too.
 
     Where a dimension comes apart (heads, groups) one part holds the channels: the first that
     nothing forbids.
     """
-    from sparsetrain.shrink.rules import apply_rule  # the rules import this package
-
     chooser = Chooser(within=heads == "within")
     tried: list[tuple[int, Walk]] = []  # with how many splits are stuck
     while True:
-        tracer = Tracer(_batch(program), chooser.choices)
-        _begin(tracer, program)
-        for tracer.step, step in enumerate(program.steps):
-            apply_rule(tracer, step)
-        tracer.step = len(program.steps)
-        tracer.fix_all(program.outputs, "it is the model's output")
-        _agree(tracer, program)
+        tracer = _labelled((program, *others), chooser.choices)
         walk = Walk(program, tracer, tracer.solve(), heads)
         if chooser.within(walk.tracer, walk.channels):
             continue
@@ -103,6 +110,26 @@ def follow(program: Program, heads: str = "whole") -> Walk:
         tried.append((len(stuck), walk))
         if len(tried) == TURNS or not chooser.again(walk.tracer, walk.channels, stuck):
             return min(tried, key=lambda t: t[0])[1]
+
+
+def _labelled(programs: Sequence[Program], choices: dict[tuple, int]) -> Tracer:
+    """One pass over all steps; layers are those of the first program."""
+    from sparsetrain.shrink.rules import apply_rule  # the rules import this package
+
+    tracer = Tracer(_batch(programs[0]), choices)
+    _begin(tracer, programs)
+    counts = []
+    for program in programs:
+        for step in program.steps:
+            tracer.step += 1
+            apply_rule(tracer, step)
+        counts.append((len(tracer.layers), len(tracer.relus)))
+    del tracer.layers[counts[0][0] :], tracer.relus[counts[0][1] :]
+    tracer.step += 1
+    for program in programs:
+        tracer.fix_all(program.outputs, "it is the model's output")
+        _agree(tracer, program)
+    return tracer
 
 
 def _agree(tracer: Tracer, program: Program) -> None:
@@ -119,18 +146,20 @@ def _agree(tracer: Tracer, program: Program) -> None:
                 tracer.tie(first, labels, f"{mention.attribute} of {mention.module} counts it")
 
 
-def _begin(tracer: Tracer, program: Program) -> None:
-    for value in program.inputs:
+def _begin(tracer: Tracer, programs: Sequence[Program]) -> None:
+    inputs = [value for program in programs for value in program.inputs]
+    for value in inputs:
         # Of `[N, C, ...]`, `[N, T, C]` and `[N, C]` the dimensions that can hold channels.
         real, rank = value.dtype.is_floating_point, len(value.shape)
         tracer.dims[value] = [
             tracer.fresh(n) if real and (d == 1 or 1 < d == rank - 1 < 3) else None
             for d, n in enumerate(value.shape)
         ]
-    tracer.fix_all(program.inputs, "it is the model's input")
+    tracer.fix_all(inputs, "it is the model's input")
     tracer.inputs = tracer.count
-    for name, value in program.tensors.items():
-        tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
+    for name, value in (pair for program in programs for pair in program.tensors.items()):
+        if name not in tracer.tensors:
+            tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
         tracer.dims[value] = list(tracer.tensors[name])
         tracer.origin[value] = name
 

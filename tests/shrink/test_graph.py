@@ -165,3 +165,42 @@ def test_relus_know_whose_channels_they_pass():
         "a": [[0, 1], [0, 1]],
         "b": [[2, 3, 4], [0, 1, 2]],
     }
+
+
+class Auxiliary(nn.Module):
+    """A second head that only training mode runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head, self.aux = (nn.Linear(n, m) for n, m in SIZES)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        return (self.head(self.b(y)), self.aux(y)) if self.training else self.head(self.b(y))
+
+
+SIZES = ((6, 8), (8, 10), (10, 3), (8, 2))
+
+
+def test_what_only_training_mode_runs_moves_along():
+    graph = trace(Auxiliary().eval(), torch.randn(4, 6))
+    assert widths(graph) == {"a": 8, "b": 10}
+    assert ("aux.weight", 1) in places(graph["a"])
+    assert graph["aux"].fixed == "it is the model's output"
+    assert [layer.weight for layer in graph.layers] == ["a.weight", "b.weight", "head.weight"]
+    assert len(graph.relus) == 1
+
+
+def test_new_strides_for_the_same_entries():
+    """Pooling channels_last pictures to one pixel ends in as_strided_."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.Flatten()
+    )
+    x = IMAGE.to(memory_format=torch.channels_last)
+    assert widths(trace(net.to(memory_format=torch.channels_last), x)) == {"0": 4}
+    turned = Net(
+        lambda net, x: net.b(net.a(x).as_strided((2, 4), (1, 2))),
+        a=nn.Linear(3, 4),
+        b=nn.Linear(4, 2),
+    )
+    assert "as_strided" in trace(turned, torch.randn(2, 3))["a"].fixed

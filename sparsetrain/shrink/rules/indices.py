@@ -1,6 +1,7 @@
 """Operations that take entries by their numbers."""
 
 import numpy as np
+import torch
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
 from sparsetrain.shrink.record import Step, Value
@@ -32,15 +33,46 @@ def index(t: Tracer, step: Step) -> Dims:
     if len(where) == 1 and (order := _order(t, x, indices[where[0]])) is not None:
         dims[where[0]] = _ordered(t, step, (dims[where[0]], indices[where[0]], order))
         return dims
-    for d in where:
-        t.fix(dims[d], f"{step} takes entries by their number")
-    picked = [i for i in indices if isinstance(i, Value)]
-    if any(i.dtype.itemsize == 1 for i in picked):  # masks: what they leave is not known
-        t.fix_all([x], f"{step} takes entries by a mask")
-        return untracked(step.outputs[0])
-    rank = max(len(i.shape) for i in picked)
-    rest = [labels for d, labels in enumerate(dims) if d not in where]
-    at = where[0] if where == list(range(where[0], where[-1] + 1)) else 0
+    return [None if d is None else dims[d] for d in _picked(t, step)]
+
+
+@rule("index_put", "index_put_", "_index_put_impl_")
+def index_put(t: Tracer, step: Step) -> Dims:
+    """x[i, j, :] = y: what is not indexed is in x what it is in y."""
+    x, y = step.args[0], step.args[2]
+    dims, places = list(t.dims[x]), _picked(t, step)
+    for d, labels, size in zip(places[::-1], t.dims[y][::-1], y.shape[::-1], strict=False):
+        if d is None:
+            t.fix(labels, f"{step} puts it at places")
+        elif size == x.shape[d]:
+            dims[d] = t.tie(dims[d], labels, f"{step} mixes it with others")
+    return dims
+
+
+@rule("nonzero")
+def nonzero(t: Tracer, step: Step) -> Dims:
+    t.fix_all(step.values, f"{step} looks where it is zero")
+    return untracked(step.outputs[0])
+
+
+def _picked(t: Tracer, step: Step) -> list[int | None]:
+    """The dimension of x that each dimension of x[i, j, :] is; None: numbers choose its places."""
+    x, indices = step.args[0], step.args[1]
+    chosen: list[int] = []
+    rank = d = 0
+    for i in indices:
+        span = 1
+        if i is not None:
+            mask = i.dtype in (torch.bool, torch.uint8)
+            span = len(i.shape) if mask else 1
+            chosen += range(d, d + span)
+            rank = max(rank, 1 if mask else len(i.shape))
+        d += span
+    for d in chosen:
+        t.fix(t.dims[x][d], f"{step} takes entries by their number")
+    rest = [d for d in range(len(x.shape)) if d not in chosen]
+    together = bool(chosen) and chosen == list(range(chosen[0], chosen[-1] + 1))
+    at = chosen[0] if together else 0
     return [*rest[:at], *[None] * rank, *rest[at:]]
 
 

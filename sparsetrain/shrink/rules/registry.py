@@ -53,7 +53,7 @@ def _rule_of(op: Any) -> Rule:
         twin = getattr(getattr(torch.ops, namespace), name[:-1], None)
         if twin is not None:
             return _rule_of(getattr(twin, twin.overloads()[0]))
-    return _unknown
+    return unknown
 
 
 def _each(dims: Dims | list[Dims]) -> list[Dims]:
@@ -70,7 +70,7 @@ def _origins(tracer: Tracer, step: Step) -> None:
             tracer.origin.setdefault(value, name)
 
 
-def _unknown(tracer: Tracer, step: Step) -> list[Dims]:
+def unknown(tracer: Tracer, step: Step) -> list[Dims]:
     tracer.fix_all(step.values, f"there is no rule for {step}")
     return [untracked(value) for value in step.outputs]
 

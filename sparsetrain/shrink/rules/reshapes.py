@@ -7,7 +7,7 @@ import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Labels, Split, Tracer
 from sparsetrain.shrink.record import Step
-from sparsetrain.shrink.rules.registry import positive, rule, untracked
+from sparsetrain.shrink.rules.registry import positive, rule, unknown, untracked
 
 FEW = 4  # parts of a dimension, below which they are q, k and v, or halves, rather than channels
 
@@ -185,3 +185,11 @@ def repeat(t: Tracer, step: Step) -> Dims:
 
 def _tiled(labels: Labels, times: int) -> Labels:
     return None if labels is None else np.tile(labels, times)
+
+
+@rule("as_strided", "as_strided_")
+def restrided(t: Tracer, step: Step) -> Dims | list[Dims]:
+    """The same entries under other strides, as pooling to one pixel gives them; else unknown."""
+    if not step.addresses_alike:
+        return unknown(t, step)
+    return list(t.dims[step.values[0]])
