@@ -20,7 +20,7 @@ from sparsetrain.shrink.small import Small
 
 WIDTH = re.compile(
     r"head|dim|width|channel|feature|size|embed|hidden|inner|planes|nf$|nx$|groups|radix|d_|units"
-    r"|split|normalized_shape|chans"
+    r"|split|normalized_shape|chans|chs"
 )
 POSITIONS = re.compile(
     r"kernel|patch|window|image|img|pool|stride|pad|dilation|position|seq|vocab|batch|grid|chunk"

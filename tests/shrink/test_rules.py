@@ -80,3 +80,23 @@ def test_a_graph_of_attention_learns_its_mask():
     net = p.apply(as_graph=True)
     net.train()(torch.randn(2, 5, 6)).sum().backward()
     assert net.bias.grad.abs().sum() > 0
+
+
+class Halves(nn.Module):
+    """One half of the channels goes around the layer, in code that divides a width."""
+
+    def __init__(self):
+        super().__init__()
+        self.expand_chs = 8
+        self.first, self.mid = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 1)
+        self.out = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        a, b = self.first(x).split(self.expand_chs // 2, 1)
+        return self.out(torch.cat([a, self.mid(b)], 1))
+
+
+def test_a_width_that_the_code_divides_changes():
+    net = Halves()
+    assert shrunk(net) == {"first": 4, "mid": 4}
+    assert net.expand_chs == net.first.out_channels < 8
