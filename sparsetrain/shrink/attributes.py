@@ -3,7 +3,7 @@
 Torch's own layers say what their tensors are. In others a number changes as the operations need it
 that the module's code gave it to (shrink/mentions.py). A number that no operation was given changes
 where its name is that of a width, and every dimension of that size in the module's operations goes
-to one and the same new size.
+to one and the same new size; but not where it became a fraction, such as the scale of a sum.
 """
 
 import re
@@ -94,9 +94,10 @@ def traced_sizes(model: nn.Module, small: Small) -> Sizes:
             continue
         pairs = {old: new for old, new in changes.get(name, {}).items() if new != {old}}
         for attribute, value in vars(module).items():
+            changed = None
             if (name, attribute) in told:
                 changed = _only(told[name, attribute], value)
-            else:
+            elif (name, attribute) not in small.walk.program.scales:  # of `self.dim**-0.5`
                 changed = _changed(attribute, value, pairs)
             if changed is not None:
                 found.setdefault(module, {})[attribute] = changed

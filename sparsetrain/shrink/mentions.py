@@ -32,6 +32,7 @@ class Mentions(TorchFunctionMode):
     def __init__(self, model: nn.Module, steps: list) -> None:
         super().__init__()
         self.found: list[Mention] = []
+        self.scales: set[tuple[str, str]] = set()  # (module, attribute) that became a fraction
         self._model, self._steps = model, steps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -55,7 +56,8 @@ class Mentions(TorchFunctionMode):
             for attribute, value in list(vars(module).items()):
                 if type(value) is int and value > 1:
                     before.append((vars(module), attribute, value))
-                    vars(module)[attribute] = _Own.of(value, name, attribute)
+                    own = vars(module)[attribute] = _Own(value)
+                    own.owner, own.scales = (name, attribute), self.scales
         try:
             yield
         finally:
@@ -68,12 +70,24 @@ class _Own(int):
     """A number that a module keeps; what is computed from it is a plain number."""
 
     owner: tuple[str, str]
+    scales: set[tuple[str, str]]
 
-    @staticmethod
-    def of(value: int, module: str, attribute: str) -> "_Own":
-        own = _Own(value)
-        own.owner = module, attribute
-        return own
+    def __float__(self) -> float:
+        self.scales.add(self.owner)
+        return float(int(self))
+
+    def __truediv__(self, other: Any) -> Any:
+        return float(self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / float(self)
+
+    def __pow__(self, power: Any, modulus: int | None = None) -> Any:
+        return (
+            pow(int(self), power, modulus)
+            if isinstance(power, int) and power > 0
+            else (float(self) ** power)
+        )
 
 
 def numbers_of(arguments: Any) -> tuple[int, ...]:

@@ -53,6 +53,7 @@ class Step:
     outputs: list[Value]
     module: str  # dotted name of the module that stands closest around it
     line: str  # "file.py:41" of the model's code
+    used: bool = True  # whether anything hangs on it
 
     @property
     def values(self) -> list[Value]:
@@ -95,6 +96,7 @@ class Program:
     returned: tuple[list[Any], TreeSpec] | None = None  # leaves, with a Value for each tensor
     tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
     mentions: list[Mention] = field(default_factory=list)
+    scales: set[tuple[str, str]] = field(default_factory=set)  # attributes that became fractions
 
 
 def record(
@@ -128,9 +130,23 @@ def record(
         raise ValueError(
             f"plan: {type(model).__name__} does not run on this sample: {reason}"
         ) from error
-    recorder.program.mentions = found.found
+    recorder.program.mentions, recorder.program.scales = found.found, found.scales
     recorder.returns(output)
+    _mark_unused(recorder.program)
     return recorder.program
+
+
+def _mark_unused(program: Program) -> None:
+    """Steps whose results nothing reads, such as a channel that is taken for its shape alone."""
+    read = set(program.outputs)
+    for step in reversed(program.steps):
+        drawn = torch.Tag.nondeterministic_seeded in step.op.tags
+        if step.op._schema.is_mutable or drawn or not step.outputs:
+            read |= set(step.values)
+        elif read.isdisjoint(step.outputs):
+            step.used = False
+        else:
+            read |= set(step.values)
 
 
 def arguments(sample: Any) -> tuple[tuple, dict]:

@@ -225,3 +225,40 @@ def test_experts():
     removal.apply()
     assert {g.name: g.width for g in removal.graph.free} == {"start": 32, "blocks.0.up#2": 16}
     assert net.blocks[0].up.shape[2] == net.blocks[0].down.shape[1] < 16
+
+
+class Scaled(nn.Module):
+    """A width that is a scale as well; a channel that is taken for its shape alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.layer = 32, nn.Linear(32, 32)
+
+    def forward(self, x):
+        batch, length = x[:, :, -1].shape
+        return self.layer(x).view(batch, length, -1) * self.width**-0.5
+
+
+def test_a_number_that_scales_stays():
+    net = Net(Scaled())
+    shrunk(net)
+    assert net.blocks[0].width == 32
+    assert net.blocks[0].layer.out_features < 32
+
+
+class Depthwise(nn.Module):
+    """A filter of each channel, `[channels, length]`, as state-space models keep it."""
+
+    def __init__(self):
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(32, 3))
+
+    def forward(self, x):
+        y = functional.conv1d(x.mT, self.filters.unsqueeze(1), padding=1, groups=len(self.filters))
+        return y.mT
+
+
+def test_filters_without_a_dimension_for_inputs():
+    net = Net(Depthwise())
+    shrunk(net)
+    assert len(net.blocks[0].filters) < 32

@@ -39,6 +39,8 @@ def _grouped(t: Tracer, step: Step, groups: int):
     transposed = step.arg(6, "transposed")
     read, own = t.dims[x][1], t.dims[weight]
     rows, columns = own[0], own[1]
+    if columns is None and weight.shape[1] == 1:  # put in by the caller
+        columns = t.fresh(1)
     if read is None or rows is None or columns is None:
         for labels in (read, rows, columns):
             t.fix(labels, f"{step} {UNKNOWN}")
