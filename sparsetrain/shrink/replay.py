@@ -70,14 +70,14 @@ class _Replay:
         args, kwargs = tree_map_only(Value, zeroed.__getitem__, (args, kwargs))
         # Autograd refuses `out=`: who wrote it did so where no gradients are recorded.
         with torch.set_grad_enabled(torch.is_grad_enabled() and "out" not in kwargs):
-            return _tensors(_any_strides(op)(*args, **kwargs))
+            return _tensors(op(*args, **kwargs))
 
     def _run_small(self, step: Step, found: dict[Value, Tensor]) -> list[Tensor]:
         """The operation of what stays, with zeros in its result for what does not."""
         op, args, kwargs = rewritten(step, self.small)
         args, kwargs = tree_map_only(Value, lambda v: self._gathered(v, found[v]), (args, kwargs))
         results = []
-        small = _tensors(_any_strides(op)(*args, **kwargs))
+        small = _tensors(op(*args, **kwargs))
         for value, tensor in zip(step.outputs, small, strict=False):
             for dim, stay in self.small.alive(value).items():
                 shape = list(tensor.shape)
@@ -90,11 +90,6 @@ class _Replay:
         for dim, stay in self.small.alive(value).items():
             tensor = tensor.index_select(dim, stay)
         return tensor
-
-
-def _any_strides(op: Any) -> Any:
-    """Tensors with zeros put into them lie otherwise in memory: a `view` may have to copy."""
-    return torch.ops.aten.reshape.default if op is torch.ops.aten.view.default else op
 
 
 def _tensors(results: Any) -> list[Tensor]:

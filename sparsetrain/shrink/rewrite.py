@@ -22,8 +22,11 @@ def rewritten(step: Step, small: Small) -> Call:
 def general(step: Step) -> Call:
     """Its operation as recorded, or where that one was good for the sample alone, in general.
 
-    Of attention what is chosen for a sample cannot learn a mask.
+    A tensor that lies otherwise in memory may have no `view`. Of attention, what is chosen for a
+    sample cannot learn a mask.
     """
+    if step.op is aten.view.default:
+        return aten.reshape.default, step.args, dict(step.kwargs)
     if not step.op.overloadpacket.__name__.startswith("_scaled_dot_product"):
         return step.op, step.args, dict(step.kwargs)
     given = dict(zip((a.name for a in step.op._schema.arguments), step.args, strict=False))
@@ -37,13 +40,14 @@ def general(step: Step) -> Call:
 
 def _with(step: Step, changes: dict[tuple[int, str], Any]) -> Call:
     """The same call with some arguments changed, each given by place and name."""
-    args, kwargs = list(step.args), dict(step.kwargs)
+    op, given, kwargs = general(step)
+    args = list(given)
     for (place, name), value in changes.items():
         if place < len(args):
             args[place] = value
         elif name in kwargs:
             kwargs[name] = value
-    return step.op, tuple(args), kwargs
+    return op, tuple(args), kwargs
 
 
 def _layer_norm(step: Step, small: Small) -> Call:

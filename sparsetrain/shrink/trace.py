@@ -138,8 +138,11 @@ def _agree(tracer: Tracer, program: Program) -> None:
     for mention in program.mentions:
         for step in program.steps[mention.steps.start : mention.steps.stop]:
             shape = step.outputs[0].shape if step.outputs else ()
-            if len(shape) != len(mention.numbers) or numbers_of(step.args[1:]) != mention.numbers:
+            sizes = mention.numbers
+            if len(shape) != len(sizes) or numbers_of(step.args[1:]) != sizes:
                 continue
+            if any(n not in (-1, size) for n, size in zip(sizes, shape, strict=True)):
+                continue  # they are no shape: those of a split
             labels = tracer.dims[step.outputs[0]][mention.place]
             if labels is not None:
                 first = counted.setdefault((mention.module, mention.attribute), labels)

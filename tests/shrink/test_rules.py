@@ -88,8 +88,8 @@ class Halves(nn.Module):
     def __init__(self):
         super().__init__()
         self.expand_chs = 8
-        self.first, self.mid = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 1)
-        self.out = nn.Conv2d(8, 2, 1)
+        self.first, self.mid = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 6, 1)
+        self.out = nn.Conv2d(10, 2, 1)
 
     def forward(self, x):
         a, b = self.first(x).split(self.expand_chs // 2, 1)
@@ -98,5 +98,23 @@ class Halves(nn.Module):
 
 def test_a_width_that_the_code_divides_changes():
     net = Halves()
-    assert shrunk(net) == {"first": 4, "mid": 4}
+    assert shrunk(net) == {"first": 4, "mid": 6}
     assert net.expand_chs == net.first.out_channels < 8
+
+
+class Parts(nn.Module):
+    """A split whose sizes are as many as the dimensions of its parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.small, self.large = 4, 8
+        self.first, self.out = nn.Linear(3, 16), nn.Linear(12, 2)
+
+    def forward(self, x):
+        a, b, c = self.first(x).split([self.small, self.small, self.large], -1)
+        return self.out(torch.cat([a + b, c], -1))
+
+
+def test_the_sizes_of_a_split_are_no_shape():
+    net = Parts()
+    assert set(shrunk(net, torch.randn(2, 5, 3)).values()) == {4, 8}
