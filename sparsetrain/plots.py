@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -61,8 +61,8 @@ def widths(groups: Mapping[str, tuple[int, int]]) -> Figure:
     axes.barh(at, [kept for _, kept in groups.values()], color=COLOURS[0], label="kept")
     axes.set_yticks(at, list(groups), fontsize=7)
     axes.set_ylim(len(groups) - 0.5, -0.5)
-    _label(axes, "channels of each group", "channels", "")
-    axes.legend(frameon=False, loc="lower right")
+    _label(axes, "channels of each group", "channels", "", grid="x")
+    figure.legend(frameon=False, loc="outside lower right", ncols=2)
     return figure
 
 
@@ -73,7 +73,7 @@ def layer_costs(layers: Mapping[str, tuple[float, float]]) -> Figure:
     at = range(len(layers))
     for axes, colour, column, unit in zip(sides, COLOURS, (0, 1), ("ms", "MFLOPs"), strict=False):
         axes.barh(at, [costs[column] for costs in layers.values()], color=colour)
-        _label(axes, f"{unit} of each layer", unit, "")
+        _label(axes, f"{unit} of each layer", unit, "", grid="x")
     sides[0].set_yticks(at, list(layers), fontsize=7)
     sides[0].set_ylim(len(layers) - 0.5, -0.5)
     return figure
@@ -229,10 +229,10 @@ def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
+def _label(axes: Axes, title: str, x: str, y: str, grid: Literal["x", "y"] = "y") -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)
