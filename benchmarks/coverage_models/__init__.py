@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsetrain.shrink import arguments
 
-FAMILIES = ("torchvision",)
+FAMILIES = ("torchvision", "timm")
 
 
 @dataclass(frozen=True)
