@@ -102,7 +102,9 @@ def _decoded(coded: nn.Module, model: nn.Module) -> Stays:
         each = torch.unravel_index(tensor.detach().long(), whole[name].shape)
         for dim, places in enumerate(each):
             if tensor.shape[dim] < whole[name].shape[dim]:
-                stays.setdefault(name, {})[dim] = places.movedim(dim, 0).flatten(1)[:, 0]
+                stays.setdefault(name, {})[dim] = places.movedim(dim, 0).reshape(
+                    tensor.shape[dim], -1
+                )[:, 0]
     return stays
 
 

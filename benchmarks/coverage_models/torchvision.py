@@ -38,8 +38,8 @@ def build(name: str) -> Case:
 
 
 def _clip(name: str) -> torch.Tensor:
-    frames, size = (16, 224) if "mvit" in name else (8, 112)
-    return torch.randn(1, 3, 16 if name == "s3d" else frames, size, size)
+    frames, size = (16, 224) if "mvit" in name or name == "s3d" else (8, 112)
+    return torch.randn(1, 3, frames, size, size)
 
 
 def _detector(name: str) -> Case:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from sparsetrain import plan
+from sparsetrain.scores import Random
 from sparsetrain.shrink import trace
 from sparsetrain.shrink.conformance.hard import Net
 
@@ -204,3 +206,17 @@ def test_new_strides_for_the_same_entries():
         b=nn.Linear(4, 2),
     )
     assert "as_strided" in trace(turned, torch.randn(2, 3))["a"].fixed
+
+
+def test_entries_put_at_places_are_those_of_what_is_put():
+    def put(net, x):
+        held = x.new_zeros(6, 8)
+        held[torch.arange(4)] = net.a(x)
+        return net.b(held[torch.tensor([True, False, True, False, True, True])])
+
+    net = Net(put, a=nn.Linear(5, 8), b=nn.Linear(8, 2))
+    assert widths(trace(net, torch.randn(4, 5))) == {"a": 8}
+    assert (
+        plan(net, torch.randn(4, 5), Random(), channels=0.5, round_to=1).verify(as_graph=True)
+        < 1e-5
+    )

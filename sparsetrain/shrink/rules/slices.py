@@ -67,7 +67,7 @@ def _parts_alike(t: Tracer, step: Step, part: tuple[Value, int, range]) -> None:
     parts[taken.start] = len(taken)
     labels = t.dims[x][dim]
     length = len(taken)
-    if labels is None or len(labels) == length or set(parts.values()) != {length}:
+    if labels is None or length in (0, len(labels)) or set(parts.values()) != {length}:
         return
     if sorted(parts) == list(range(0, len(labels), length)):
         each = labels.reshape(-1, length)
