@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsetrain.shrink import arguments
 
-FAMILIES = ("torchvision", "timm")
+FAMILIES = ("torchvision", "timm", "transformers")
 
 
 @dataclass(frozen=True)
