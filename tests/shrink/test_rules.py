@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sparsetrain.scores import Random
-from sparsetrain.shrink import plan
+from sparsetrain.shrink import plan, trace
 from sparsetrain.shrink.proof import Differs, settled
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -118,3 +118,15 @@ class Parts(nn.Module):
 def test_the_sizes_of_a_split_are_no_shape():
     net = Parts()
     assert set(shrunk(net, torch.randn(2, 5, 3)).values()) == {4, 8}
+
+
+def test_a_convolution_along_channels_leaves_them_or_fixes_them():
+    """One weight for each of three vectors; and a kernel of 3 that slides along the channels."""
+    net = Net(lambda n, x: n.out(n.mix(n.a(x))), a=nn.Linear(3, 6), mix=nn.Conv1d(5, 4, 1))
+    net.out = nn.Linear(6, 2)
+    tokens = torch.randn(2, 5, 3)
+    assert shrunk(net, tokens)["a"] == 6
+    net = Net(lambda n, x: n.out(n.mix(n.a(x))), a=nn.Linear(3, 6), mix=nn.Conv1d(5, 4, 3))
+    net.out = nn.Linear(4, 2)
+    fixed = {g.name: g.fixed for g in trace(net, tokens).groups}
+    assert (fixed["a"] or "").endswith("has a kernel along it")

@@ -30,6 +30,11 @@ def convolution(t: Tracer, step: Step) -> Dims:
     count_flops(t, weight, products)
     result = untracked(step.outputs[0])
     result[1] = made
+    for d in range(2, len(x.shape)):
+        if weight.shape[d] == 1 and x.shape[d] == step.outputs[0].shape[d]:
+            result[d] = t.dims[x][d]  # each position by itself
+        else:
+            t.fix(t.dims[x][d], f"{step} has a kernel along it")
     return result
 
 
