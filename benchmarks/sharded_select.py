@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sparsetrain import models
-from sparsetrain.bench.timing import machine
 from sparsetrain.distributed import Piece, sharded_topk_mask
+from sparsetrain.machine import machine
 from sparsetrain.ops import topk_mask
 
 

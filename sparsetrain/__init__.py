@@ -18,6 +18,7 @@ from sparsetrain.patterns import Unstructured as Unstructured
 from sparsetrain.patterns import Vector as Vector
 from sparsetrain.select import select as select
 from sparsetrain.shrink import Plan as Plan
+from sparsetrain.shrink import load_plan as load_plan
 from sparsetrain.shrink import plan as plan
 from sparsetrain.swap import densify as densify
 from sparsetrain.swap import sparsify as sparsify

@@ -207,6 +207,29 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"--{name} needs numbers separated by commas, got {text!r}") from error
 
 
+@app.command("inspect")
+def inspect_model(
+    model: Annotated[str, typer.Argument(help="vgg16, or MODULE:NAME, or FILE.py:NAME")],
+    shape: Annotated[str, typer.Option("--input", help="sizes, such as 1,3,224,224")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    plot: Annotated[Path | None, typer.Option(help="file for a picture")] = None,
+) -> None:
+    """Show a model's groups of channels, and the FLOPs and time of its layers.
+
+    Example: sparsetrain inspect torchvision.models:resnet50 --plot resnet50.svg
+    """
+    from sparsetrain import inspection  # loads matplotlib
+
+    network = inspection.find_model(model)
+    found = inspection.examine(network, inspection.find_sample(network, shape))
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        found.show(console)
+    if plot is not None:
+        inspection.picture(found).savefig(plot)
+
+
 @app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from sparsetrain import plots, report
 from sparsetrain.bench.networks import Cost, Network, measure
-from sparsetrain.bench.timing import machine
 from sparsetrain.catalog import build_method
 from sparsetrain.config import Config, build_model, import_source
 from sparsetrain.data import Images, load
 from sparsetrain.files import write_text
+from sparsetrain.machine import machine
 from sparsetrain.progress import Progress
 from sparsetrain.report import Facts
 from sparsetrain.runs import Run

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sparsetrain import ops
-from sparsetrain.bench.timing import machine
+from sparsetrain.machine import machine
 
 
 def examine() -> dict[str, Any]:

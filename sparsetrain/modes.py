@@ -1,33 +1,73 @@
 """Run a model to look at it, and leave no trace."""
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+DROPOUTS = {
+    *(torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout),
+    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
+    *(functional.alpha_dropout, functional.feature_alpha_dropout),
+}
+SHARES = {  # where a function that drops entries on its way is told how many
+    functional.scaled_dot_product_attention: 4,
+    functional.multi_head_attention_forward: 10,
+}
 
 
 @contextmanager
-def quietly(model: nn.Module, training: bool) -> Iterator[None]:
+def quietly(
+    model: nn.Module, training: bool, seed: int | None = None, only: type[nn.Module] = nn.Module
+) -> Iterator[None]:
     """Train or eval mode for a while, always without dropout.
 
-    Afterwards every module's mode, every buffer (running statistics) and the state of the random
+    With a `seed`, what the model draws is the same every time; training is for modules of the
+    class `only`. Afterwards every module's mode, every buffer (running statistics) and the random
     number generators are as they were.
     """
     modes = {module: module.training for module in model.modules()}
     statistics = [(b, b.clone()) for b in model.buffers()] if training else []
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    draws = random.getstate(), np.random.get_state()
     try:
         model.train(training)
         for module in model.modules():
-            if isinstance(module, _DropoutNd):
-                module.eval()
-        with torch.random.fork_rng(devices):
+            if isinstance(module, _DropoutNd) or not isinstance(module, only):
+                module.training = False
+        with torch.random.fork_rng(devices), _WithoutDropout() if training else nullcontext():
+            if seed is not None:
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed)
             yield
     finally:
+        random.setstate(draws[0])
+        np.random.set_state(draws[1])
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():
             for buffer, before in statistics:
                 buffer.copy_(before)
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Also where a model calls dropout as a function."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = list(args), dict(kwargs or {})
+        if func in DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func in SHARES:
+            if len(args) > SHARES[func]:
+                args[SHARES[func]] = 0.0
+            else:
+                kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)

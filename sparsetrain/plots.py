@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,6 +49,33 @@ def kept_by_layer(kept: Mapping[str, Mapping[str, float]]) -> Figure:
     axes.set_yticks(range(0, 101, 20))
     _label(axes, "what is kept in each layer", "", "% of the dense layer")
     axes.legend(frameon=False, loc="upper center", ncols=3)
+    return figure
+
+
+def widths(groups: Mapping[str, tuple[int, int]]) -> Figure:
+    """Group -> channels before and kept, as bars below each other, as many as there are."""
+    figure = Figure(figsize=(7, 1.2 + 0.2 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    at = range(len(groups))
+    axes.barh(at, [width for width, _ in groups.values()], color="#dddddd", label="removed")
+    axes.barh(at, [kept for _, kept in groups.values()], color=COLOURS[0], label="kept")
+    axes.set_yticks(at, list(groups), fontsize=7)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    _label(axes, "channels of each group", "channels", "", grid="x")
+    figure.legend(frameon=False, loc="outside lower right", ncols=2)
+    return figure
+
+
+def layer_costs(layers: Mapping[str, tuple[float, float]]) -> Figure:
+    """Layer -> (ms, MFLOPs), as bars below each other, time left and FLOPs right."""
+    figure = Figure(figsize=(9, 1.2 + 0.2 * len(layers)), layout="constrained")
+    sides = figure.subplots(1, 2, sharey=True)
+    at = range(len(layers))
+    for axes, colour, column, unit in zip(sides, COLOURS, (0, 1), ("ms", "MFLOPs"), strict=False):
+        axes.barh(at, [costs[column] for costs in layers.values()], color=colour)
+        _label(axes, f"{unit} of each layer", unit, "", grid="x")
+    sides[0].set_yticks(at, list(layers), fontsize=7)
+    sides[0].set_ylim(len(layers) - 0.5, -0.5)
     return figure
 
 
@@ -202,10 +229,10 @@ def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
+def _label(axes: Axes, title: str, x: str, y: str, grid: Literal["x", "y"] = "y") -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)

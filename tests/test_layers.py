@@ -14,21 +14,22 @@ LAYERS = [  # bottom first
         "nearest",
         "modes",
         "interrupt",
+        "machine",
         "schedules",
         "data",
         "models",
         "progress",
     },
-    {"groups", "allocate"},
+    {"groups", "allocate", "timings"},
     {"optim", "scores", "select", "distributed", "plots"},
     {"masks", "shrink", "nn"},
     {"methods", "checkpoint"},
     {"catalog"},
-    {"bench", "config"},
     {"swap"},
+    {"bench", "config"},
     {"execution"},
     {"runs"},
-    {"train", "report", "doctor"},
+    {"train", "report", "doctor", "inspection"},
     {"demo", "compare"},
     {"cli"},
     {"__main__"},
@@ -57,9 +58,6 @@ def test_every_module_has_a_layer():
 
 
 def _only_beneath(here: str, there: str) -> bool:
-    """`models` names what is unknown with `nearest`, of its own layer.
-
-    `bench` times what `swap` makes, which names the machine as `bench.timing` does.
-    """
+    """`models` names what is unknown with `nearest`, of its own layer."""
     for_types = {("scores", "shrink"), ("catalog", "config")}
-    return there == "nearest" or (here, there) in for_types | {("bench", "swap")}
+    return there == "nearest" or (here, there) in for_types

@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 
 from sparsetrain import models, plan, plots
 from sparsetrain.bench.networks import Network, infer_thunk, train_thunk
-from sparsetrain.bench.timing import machine, milliseconds
+from sparsetrain.bench.timing import milliseconds
 from sparsetrain.data import load
+from sparsetrain.machine import machine
 from sparsetrain.scores import ThreeSP
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}

@@ -20,8 +20,8 @@ from sparsetrain.bench import layer_report, rivals, where
 from sparsetrain.bench.contenders import BORDERS, OURS, Contender, Data, check, dense, ours
 from sparsetrain.bench.layer_problems import Form, Problem
 from sparsetrain.bench.layer_records import Record, break_evens
-from sparsetrain.bench.timing import machine
 from sparsetrain.bench.turns import in_turns, peak_gflop_s
+from sparsetrain.machine import machine
 
 PASS_FLOPS = {"forward": 1, "training": 3}
 

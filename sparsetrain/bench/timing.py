@@ -7,8 +7,6 @@ Contenders take turns, so that a machine which slows down slows all of them down
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from sparsetrain.machine import machine
 
 WARM_UP = 2  # rounds that are not counted
 SCRUB_BYTES = 256 << 20  # more than any cache holds
@@ -94,24 +94,6 @@ def measure(case: Case, device: str, repeats: int = 20) -> list[dict[str, Any]]:
             }
         )
     return records
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What a number must be published with."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-    }
 
 
 def main(cases: Callable[[str], list[Case]]) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from sparsetrain import runs
 from sparsetrain.bench.networks import Network, count_parameters, live_entries
-from sparsetrain.bench.timing import machine
 from sparsetrain.compare.grid import RESULT, Cell
 from sparsetrain.config import build_model
 from sparsetrain.data import Images
 from sparsetrain.files import write_text
+from sparsetrain.machine import machine
 from sparsetrain.masks import counted, prunable
 from sparsetrain.progress import Progress
 from sparsetrain.runs import Run

@@ -22,7 +22,7 @@ class InRounds(Shrinking):
     After round r of T the share ^ (r / T) of the whole network's cost is left.
 
     Attributes:
-        flops, parameters, channels: the share to keep, in (0, 1]; exactly one of them.
+        flops, parameters, channels, memory: the share to keep, in (0, 1]; exactly one of them.
         at: steps before the first round; 0: it comes before training.
         rounds: number of rounds.
         interval: steps from one round to the next.
@@ -37,6 +37,7 @@ class InRounds(Shrinking):
     flops: float | None = field(default=None, kw_only=True)
     parameters: float | None = field(default=None, kw_only=True)
     channels: float | None = field(default=None, kw_only=True)
+    memory: float | None = field(default=None, kw_only=True)
     at: int = field(default=0, kw_only=True)
     rounds: int = field(default=1, kw_only=True)
     interval: int = field(default=1, kw_only=True)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from sparsetrain.methods.masking import Masking
 from sparsetrain.modes import quietly
-from sparsetrain.shrink.trace import arguments
+from sparsetrain.shrink.record import arguments
 
 
 @dataclass(frozen=True)

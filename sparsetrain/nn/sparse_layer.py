@@ -55,7 +55,7 @@ class Kept(NamedTuple):
 class Latest(NamedTuple):
     """The kernels of the last call."""
 
-    index: Tensor
+    positions: Tensor
     key: tuple[Any, ...]
     kernels: Kernels
 
@@ -179,7 +179,7 @@ class SparseLayer(nn.Module):
         """Of `kernels_of`; an input most often has the shape that it had the last time."""
         index, latest = self.index, self._latest
         key = (version(index), self.weight.shape[1], geometry, x_shape, halo)
-        if latest is None or latest.index is not index or latest.key != key:
+        if latest is None or latest.positions is not index or latest.key != key:
             latest = Latest(index, key, kernels_of(self.pattern, geometry, x_shape, halo))
             self._latest = latest
         return latest.kernels

@@ -4,17 +4,21 @@ Parameters, buffers, gradients, optimizer state, masks and EMA copies keep their
 tensor objects get smaller data, so whoever holds them (optimizer, hooks, scheduler) goes on.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from sparsetrain.modes import quietly
 from sparsetrain.ops import gather_channels
 from sparsetrain.optim import Masked, set_data_, state_like
+from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
 from sparsetrain.shrink.graph import Graph, named_tensor
+from sparsetrain.shrink.small import Small, Stays
 
 Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
@@ -34,58 +38,82 @@ class Cut:
 
     def __init__(self) -> None:
         self._before: list[tuple[Tensor, Tensor]] = []
-        self._modules: list[nn.Module] = []
+        self._attributes: list[tuple[nn.Module, str, Any]] = []
 
     def undo(self) -> None:
         """Put every tensor and attribute back."""
         for tensor, data in reversed(self._before):
             set_data_(tensor, data)
-        for module in self._modules:
-            set_sizes(module)
+        for module, name, value in reversed(self._attributes):
+            setattr(module, name, value)
 
-    def shrink(self, tensors: list[Tensor], rows: list[Index], cols: list[Index]) -> None:
-        """Keep `rows[i]` and `cols[i]` of `tensors[i]`, all tensors of a device in one pass."""
+    def shrink(self, tensors: list[Tensor], stays: list[dict[int, Tensor]]) -> None:
+        """Keep `stays[i]` of `tensors[i]`, rows and columns of a device's tensors in one pass."""
         for device in dict.fromkeys(t.device for t in tensors):
             mine = [i for i, t in enumerate(tensors) if t.device == device]
-            data = [tensors[i].data for i in mine]
-            on_device = _moved([*(rows[i] for i in mine), *(cols[i] for i in mine)], device)
+            ends = [stays[i].get(dim) for dim in (0, 1) for i in mine]
+            on_device = _moved(ends, device)
             # check: their shapes are the graph's, and so the indices are in range.
             kept = gather_channels(
-                data, on_device[: len(mine)], on_device[len(mine) :], check=False
+                [tensors[i].data for i in mine],
+                on_device[: len(mine)],
+                on_device[len(mine) :],
+                check=False,
             )
-            for i, old, new in zip(mine, data, kept, strict=True):
-                self._before.append((tensors[i], old))
-                set_data_(tensors[i], new)
+            for i, new in zip(mine, kept, strict=True):
+                for dim, stay in stays[i].items():
+                    new = new.index_select(dim, stay.to(device)) if dim > 1 else new
+                self.replace(tensors[i], new)
 
-    def resize(self, module: nn.Module) -> None:
-        self._modules.append(module)
-        set_sizes(module)
+    def replace(self, tensor: Tensor, data: Tensor) -> None:
+        self._before.append((tensor, tensor.data))
+        set_data_(tensor, data)
+
+    def resize(self, module: nn.Module, sizes: Mapping[str, Any]) -> None:
+        """Set attributes."""
+        for name, value in sizes.items():
+            self._attributes.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
 
 
 def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachments) -> Cut:
     """Remove all channels that are not in `kept`; on an error everything is as it was."""
     cut = Cut()
+    stay = entries(graph, kept)
+    sizes = traced_sizes(model, Small(graph.walk, stay))
     try:
         with torch.no_grad():
             tensors: list[Tensor] = []
-            rows: list[Index] = []
-            cols: list[Index] = []
-            for name, by_dim in entries(graph, kept).items():
+            stays: list[dict[int, Tensor]] = []
+            for name, by_dim in stay.items():
                 together = _together(model, name, attached, graph.shapes[name])
                 tensors += together
-                rows += [by_dim.get(0)] * len(together)
-                cols += [by_dim.get(1)] * len(together)
-            cut.shrink(tensors, rows, cols)
-        for root in [model, *([attached.ema] if attached.ema is not None else [])]:
-            for module in root.modules():
-                cut.resize(module)
+                stays += [by_dim] * len(together)
+            cut.shrink(tensors, stays)
+            _renumber(cut, model, Small(graph.walk, stay), attached)
+        _resize(cut, model, sizes)
+        if attached.ema is not None:
+            average = getattr(attached.ema, "module", attached.ema)
+            _resize(cut, average, _same_modules(sizes, model, average))
     except BaseException:
         cut.undo()
         raise
     return cut
 
 
-def entries(graph: Graph, kept: Kept) -> dict[str, dict[int, Tensor]]:
+def rebuild_reducers(model: nn.Module) -> None:
+    """Let DistributedDataParallel make its buckets anew, for parameters that have other sizes.
+
+    By what it does itself when a pickled one comes back.
+    """
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            parameters, sparse = module._build_params_for_reducer()
+            names = module._build_debug_param_to_name_mapping(parameters)
+            module._ddp_init_helper(parameters, sparse, names, module.static_graph)
+
+
+def entries(graph: Graph, kept: Kept) -> Stays:
     """Tensor name -> {dimension: entries that stay, `[n]` int64}, where anything goes."""
     stays: dict[str, dict[int, Tensor]] = {}
     for group in graph.free:
@@ -101,27 +129,6 @@ def entries(graph: Graph, kept: Kept) -> dict[str, dict[int, Tensor]]:
         name: {dim: stay.nonzero().flatten() for dim, stay in by_dim.items()}
         for name, by_dim in stays.items()
     }
-
-
-@contextmanager
-def masked(model: nn.Module, graph: Graph, kept: Kept) -> Iterator[None]:
-    """The model with removed channels cut where layers read them, at full size, for a while."""
-    before: list[tuple[Tensor, Tensor]] = []
-    try:
-        with torch.no_grad():
-            for group in graph.free:
-                gone = torch.ones(group.width, dtype=torch.bool)
-                gone[kept[group.name]] = False
-                for member in group.members if gone.any() else ():
-                    if member.consumes:
-                        tensor = named_tensor(model, member.tensor)
-                        before.append((tensor, tensor.data))
-                        where = member.index[gone].flatten().to(tensor.device)
-                        tensor.data = tensor.data.index_fill(member.dim, where, 0.0)
-        yield
-    finally:
-        for tensor, data in reversed(before):
-            tensor.data = data
 
 
 def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -142,21 +149,30 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
             empty = torch.empty(new, dtype=tensor.dtype, device=tensor.device)
             set_data_(tensor, empty.to(memory_format=format_) if len(new) == 4 else empty)
     for module in model.modules():
-        set_sizes(module)
+        for name, value in tensor_sizes(module).items():
+            setattr(module, name, value)
 
 
-def set_sizes(module: nn.Module) -> None:
-    """Make a layer's attributes (`out_channels`, `num_features`, ...) say what its tensors are."""
-    weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        module.out_channels = module.weight.shape[0]
-        module.in_channels = module.weight.shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        held = module.running_mean if weight is None else weight
-        if held is not None:
-            module.num_features = held.shape[0]
+def _renumber(cut: Cut, model: nn.Module, small: Small, attached: Attachments) -> None:
+    """Buffers that hold numbers of channels hold those that they have now."""
+    for name, labels in small.walk.tracer.numbers.items():
+        alive = torch.from_numpy(~small.dead(labels))
+        if not alive.all():
+            now = alive.cumsum(0) - 1
+            tensors = _together(model, name, attached, tuple(named_tensor(model, name).shape))
+            for tensor in tensors:
+                cut.replace(tensor, now.to(tensor)[tensor])
+
+
+def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
+    with quietly(model, training=False):  # where weights are computed, reading one may count
+        for module in model.modules():
+            cut.resize(module, tensor_sizes(module) | sizes.get(module, {}))
+
+
+def _same_modules(sizes: Sizes, model: nn.Module, copy: nn.Module) -> Sizes:
+    names = {module: name for name, module in model.named_modules()}
+    return {copy.get_submodule(names[module]): found for module, found in sizes.items()}
 
 
 def _together(

@@ -21,6 +21,7 @@ COSTS: dict[str, Cost] = {
     "flops": Graph.flops,
     "parameters": Graph.parameters,
     "channels": Graph.channels,
+    "memory": Graph.memory,
 }
 
 
@@ -31,11 +32,17 @@ class Limits:
     round_to: int  # a multiple of this, or the full width
     min_channels: int
 
+    def unit(self, group: Group) -> int:
+        """Channels that make a whole step; one head of 64 entries is several steps by itself."""
+        entries = min(m.index.shape[1] for m in group.members)
+        return self.round_to // math.gcd(self.round_to, entries)
+
     def least(self, group: Group) -> int:
-        return min(group.width, max(self.min_channels, self.round_to))
+        return min(group.width, max(self.min_channels, self.unit(group)))
 
     def nearest(self, group: Group, width: float) -> int:
-        rounded = math.floor(width / self.round_to + 0.5) * self.round_to
+        unit = self.unit(group)
+        rounded = math.floor(width / unit + 0.5) * unit
         return min(group.width, max(self.least(group), rounded))
 
 
@@ -61,7 +68,7 @@ def kept_channels(
 
 def best(graph: Graph, scores: Mapping[str, Tensor], widths: Widths) -> dict[str, Tensor]:
     """Group name -> the channels of the highest score, `[kept]` int64 ascending."""
-    return {g.name: _best(scores[g.name], widths[g.name]) for g in graph.free}
+    return {g.name: best_of(scores[g.name], widths[g.name]) for g in graph.free}
 
 
 def allowed(graph: Graph, wanted: Mapping[str, float], limits: Limits) -> dict[str, int]:
@@ -90,7 +97,7 @@ def _widened(
     ranked = {g.name: scores[g.name].double().sort(descending=True).values for g in graph.free}
     full = {g.name: g.width for g in graph.free if widths[g.name] < g.width}
     while full:
-        after = {n: min(full[n], widths[n] + limits.round_to) for n in full}
+        after = {n: min(full[n], widths[n] + limits.unit(graph[n])) for n in full}
         gain = {n: float(ranked[n][widths[n] : after[n]].mean()) for n in full}
         name = max(gain, key=gain.__getitem__)
         wider = {**widths, name: after[name]}
@@ -101,5 +108,6 @@ def _widened(
     return widths
 
 
-def _best(score: Tensor, keep: int) -> Tensor:
+def best_of(score: Tensor, keep: int) -> Tensor:
+    """The channels of the highest score, ascending; of equal ones the lower."""
     return score.double().argsort(descending=True, stable=True)[:keep].sort().values

@@ -9,10 +9,13 @@ shrink/trace.py finds the groups; nothing here knows where they come from.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
+FEW_GROUPS = 8  # of a convolution, below which channels go inside of each group
 Widths = Mapping[str, int]  # group name -> channels kept; a group that is not named keeps all
 
 
@@ -63,6 +66,9 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]]
     trainable: frozenset[str]  # the names in `shapes` that are parameters; the rest are buffers
     relus: tuple[ReLU, ...] = ()
+    activations: Mapping[str, int] = field(default_factory=dict)  # group -> entries a channel
+    untouched: int = 0  # entries of activations that no channel owns, in one sample
+    walk: Any = field(default=None, repr=False, compare=False)  # shrink.trace.Walk, for the proof
 
     @property
     def free(self) -> tuple[Group, ...]:
@@ -80,7 +86,11 @@ class Graph:
         return replace(self, groups=groups)
 
     def __getitem__(self, name: str) -> Group:
-        return next(g for g in self.groups if g.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
 
     def flops(self, widths: Widths | None = None) -> int:
         """FLOPs of one sample: two a weight and output position of its layers."""
@@ -95,6 +105,12 @@ class Graph:
     def channels(self, widths: Widths | None = None) -> int:
         """Channels of the groups that may lose some."""
         return sum((widths or {}).get(group.name, group.width) for group in self.free)
+
+    def memory(self, widths: Widths | None = None) -> int:
+        """Numbers that a training pass holds: parameters, buffers, all activations of a sample."""
+        widths = widths or {}
+        owned = sum(n * widths.get(g, self[g].width) for g, n in self.activations.items())
+        return sum(self._sizes(widths).values()) + owned + self.untouched
 
     def channel_flops(self, group: Group, consumers: bool = True) -> float:
         """FLOPs of a sample that go with one channel of `group` at full width.
@@ -117,6 +133,11 @@ class Graph:
             for member in group.members if gone else ():
                 shapes[member.tensor][member.dim] -= gone * member.index.shape[1]
         return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def whole_groups(groups: int, per_group: int) -> bool:
+    """Whether a convolution loses whole groups, or the same channels of each."""
+    return per_group == 1 or groups >= max(FEW_GROUPS, per_group)
 
 
 def named_tensor(model: nn.Module, name: str) -> Tensor:

@@ -1,191 +1,198 @@
-"""Find the groups of channels of a model from its traced program.
+"""Find the groups of channels of a model from the operations that it runs.
 
-`torch.export` turns the model into a list of operations on tensors. Every entry along a tensor's
-channel dimensions carries a label; each operation's rule (shrink/rules.py) says which labels of its
-inputs, outputs and parameters are one and the same channel. The classes of that relation are the
-channels; channels that touch the same tensors form a group. A channel that meets the model's input
-or output, or an operation without a rule, is fixed, and the group says why. Nothing is guessed.
+Every entry along a tensor's dimensions carries a label (shrink/labels.py); each operation's rule
+(shrink/rules) says which labels of its inputs, outputs and parameters are one and the same channel.
+The classes of that relation are the channels; channels that touch the same tensors form a group. A
+channel that meets the model's input or output, or an operation without a rule, is fixed, and the
+group says why. Nothing is guessed.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparsetrain.shrink.graph import Graph, Group, Layer, Member, ReLU, named_tensor
+from sparsetrain.nearest import unknown
+from sparsetrain.shrink.graph import Graph, ReLU
+from sparsetrain.shrink.groups import Owners, groups_of
+from sparsetrain.shrink.labels import Channels, Labels, Tracer
+from sparsetrain.shrink.mentions import numbers_of
+from sparsetrain.shrink.record import Program, Value, record, twice
+from sparsetrain.shrink.splits import Chooser
 
-Labels = np.ndarray | None  # of the entries along one dimension; None: it holds no channels
-Dims = list[Labels]
-
-
-class Tracer:
-    """Labels of every value while the program is walked; union-find over the labels."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch = batch  # samples in the example input
-        self.parent: list[int] = []
-        self.reasons: dict[int, str] = {}  # label -> why it may not go; looked up through find()
-        self.values: dict[Any, Dims] = {}  # fx node -> labels of each dimension
-        self.names: dict[Any, str] = {}  # fx node of a parameter or buffer -> its name
-        self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
-        self.layers: list[Layer] = []
-        self.relus: list[tuple[str, int | None, Labels]] = []  # a ReLU, labels for its places
-
-    def fresh(self, size: int) -> np.ndarray:
-        start = len(self.parent)
-        self.parent.extend(range(start, start + size))
-        return np.arange(start, start + size)
-
-    def find(self, label: int) -> int:
-        root = label
-        while self.parent[root] != root:
-            root = self.parent[root]
-        while self.parent[label] != root:
-            self.parent[label], label = root, self.parent[label]
-        return root
-
-    def tie(self, a: Labels, b: Labels, why: str) -> Labels:
-        """Make entries of `a` and `b` the same channels; an untracked side fixes the other."""
-        if a is None or b is None:
-            self.fix(a, why)
-            self.fix(b, why)
-            return a if b is None else b
-        for x, y in zip(a.tolist(), b.tolist(), strict=True):
-            x, y = self.find(x), self.find(y)
-            if x != y:
-                low, high = min(x, y), max(x, y)
-                self.parent[high] = low
-                if high in self.reasons:
-                    self.reasons.setdefault(low, self.reasons[high])
-        return a
-
-    def fix(self, labels: Labels, why: str) -> None:
-        if labels is not None:
-            for label in set(labels.tolist()):
-                self.reasons.setdefault(self.find(label), why)
-
-    def fix_all(self, dims: Dims, why: str) -> None:
-        for labels in dims:
-            self.fix(labels, why)
+HEADS = ("whole", "within")
+TURNS = 8  # attempts at choosing which part of a split dimension holds the channels
 
 
-def trace(model: nn.Module, sample: Any) -> Graph:
+def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
     """The channel graph of `model`, which is left as it was.
 
     Args:
-        model: any module that `torch.export` can trace.
+        model: any module.
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
+        heads: of attention can go "whole", or what goes lies "within" all of them.
 
     Raises:
-        ValueError: the model cannot be traced; the message ends with torch's own reason.
+        ValueError: the model has no numbers yet, or is sharded, or does not run on this sample; the
+            message ends with its own reason.
     """
-    from sparsetrain.shrink.rules import follow  # the rules import this file
-
-    program, tensors = _export(model, sample)
-    tracer = Tracer(_batch_size(sample))
-    for node in program.graph.nodes:
-        follow(tracer, node, tensors)
-    shapes = {name: tuple(t.shape) for name, t in tensors.values()}
-    trainable = frozenset(n for n, t in tensors.values() if isinstance(t, nn.Parameter))
-    groups, owners = _groups(tracer)
+    if heads not in HEADS:
+        raise unknown("way to cut heads", heads, HEADS)
+    _check_tensors(model)
+    program, *others = _programs(model, sample)
+    walk = follow(program, heads, others)
+    tracer, channels = walk.tracer, walk.channels
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    groups, owners = groups_of(tracer, channels)
     relus = tuple(
-        ReLU(module, dim, 0 if labels is None else len(labels), _owned(tracer, owners, labels))
+        ReLU(module, dim, 0 if labels is None else len(labels), owners.places(channels, labels))
         for module, dim, labels in tracer.relus
     )
-    return Graph(groups, tuple(tracer.layers), shapes, trainable, relus)
+    return Graph(
+        groups,
+        tuple(tracer.layers),
+        {name: tuple(t.shape) for name, t in tensors.items()},
+        frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter)),
+        relus,
+        *_activations(walk, owners),
+        walk,
+    )
 
 
-def arguments(sample: Any) -> tuple[tuple, dict]:
-    """A sample as positional and keyword arguments of the model."""
-    if isinstance(sample, Mapping):
-        return (), dict(sample)
-    return (tuple(sample) if isinstance(sample, tuple | list) else (sample,)), {}
+def _check_tensors(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"plan: {name} is on the meta device, where it holds no numbers")
+        if hasattr(tensor, "device_mesh"):
+            raise ValueError(f"plan: {name} is sharded already; plan and apply before fully_shard")
 
 
-def _export(model: nn.Module, sample: Any):
-    args, kwargs = arguments(sample)
-    try:
-        program = torch.export.export(model, args, kwargs, strict=False)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(
-            f"plan: {type(model).__name__} cannot be traced with this sample: {reason}"
-        ) from error
-    names = {**program.graph_signature.inputs_to_parameters}
-    names |= program.graph_signature.inputs_to_buffers
-    first: dict[int, tuple[str, Tensor]] = {}  # tied tensors go by the name that comes first
-    tensors = {}
-    for placeholder, name in names.items():
-        tensor = named_tensor(model, name)
-        tensors[placeholder] = first.setdefault(id(tensor), (name, tensor))
-    return program, tensors
+@dataclass(frozen=True)
+class Walk:
+    """A program with the labels of its values."""
+
+    program: Program
+    tracer: Tracer
+    channels: Channels
+    heads: str = "whole"
 
 
-def _batch_size(sample: Any) -> int:
-    args, kwargs = arguments(sample)
-    first = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
-    return 1 if first is None or first.dim() == 0 else max(first.shape[0], 1)
+def _programs(model: nn.Module, sample: Any) -> list[Program]:
+    """The model's operations; if they leave parameters out, those in training mode as well."""
+    programs = [record(model, sample)]
+    unread = {name for name, _ in model.named_parameters()} - programs[0].tensors.keys()
+    for more in (sample, twice(sample)) if unread else ():  # norms may need several in a batch
+        try:
+            trained = record(model, more, training=True)
+        except ValueError:  # or it needs labels
+            continue
+        return [*programs, trained] if unread & trained.tensors.keys() else programs
+    return programs
 
 
-Owners = dict[int, tuple[str, int]]  # root label -> group name, channel
+def follow(program: Program, heads: str = "whole", others: Sequence[Program] = ()) -> Walk:
+    """Label the values of a program, whose parameters have their place in the others, too.
+
+    Where a dimension comes apart (heads, groups) one part holds the channels: the first that
+    nothing forbids.
+    """
+    chooser = Chooser(within=heads == "within")
+    tried: list[tuple[int, Walk]] = []  # with how many splits are stuck
+    while True:
+        tracer = _labelled((program, *others), chooser.choices)
+        walk = Walk(program, tracer, tracer.solve(), heads)
+        if chooser.within(walk.tracer, walk.channels):
+            continue
+        stuck = chooser.stuck(walk.tracer, walk.channels)
+        tried.append((len(stuck), walk))
+        if len(tried) == TURNS or not chooser.again(walk.tracer, walk.channels, stuck):
+            return min(tried, key=lambda t: t[0])[1]
 
 
-def _groups(tracer: Tracer) -> tuple[tuple[Group, ...], Owners]:
-    places = _places(tracer)
-    by_signature: dict[tuple, list[int]] = defaultdict(list)
-    for root, where in places.items():
-        signature = tuple((key, len(entries)) for key, entries in where.items())
-        by_signature[(signature, tracer.reasons.get(root))].append(root)
-    groups: list[Group] = []
-    owners: Owners = {}
-    for (signature, fixed), roots in by_signature.items():
-        members = tuple(
-            Member(
-                tensor,
-                dim,
-                torch.tensor([places[r][tensor, dim] for r in roots]),
-                (tensor, dim) in tracer.consumed,
-            )
-            for (tensor, dim), _ in signature
-        )
-        groups.append(_named(members, fixed, len(roots), groups))
-        owners |= {root: (groups[-1].name, j) for j, root in enumerate(roots)}
-    return tuple(groups), owners
+def _labelled(programs: Sequence[Program], choices: dict[tuple, int]) -> Tracer:
+    """One pass over all steps; layers are those of the first program."""
+    from sparsetrain.shrink.rules import apply_rule  # the rules import this package
+
+    tracer = Tracer(_batch(programs[0]), choices)
+    _begin(tracer, programs)
+    counts = []
+    for program in programs:
+        for step in program.steps:
+            tracer.step += 1
+            apply_rule(tracer, step)
+        counts.append((len(tracer.layers), len(tracer.relus)))
+    del tracer.layers[counts[0][0] :], tracer.relus[counts[0][1] :]
+    tracer.step += 1
+    for program in programs:
+        tracer.fix_all(program.outputs, "it is the model's output")
+        _agree(tracer, program)
+    return tracer
 
 
-def _owned(tracer: Tracer, owners: Owners, labels: Labels) -> dict[str, Tensor]:
-    """Group name -> `[2, n]`: entries with these labels, and the channels that they belong to."""
-    pairs: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for entry, label in enumerate([] if labels is None else labels.tolist()):
-        if owner := owners.get(tracer.find(label)):
-            pairs[owner[0]].append((entry, owner[1]))
-    return {name: torch.tensor(found).T for name, found in pairs.items()}
+def _agree(tracer: Tracer, program: Program) -> None:
+    """Dimensions whose size is one attribute of a module have one size: they go together."""
+    counted: dict[tuple[str, str], Labels] = {}
+    for mention in program.mentions:
+        for step in program.steps[mention.steps.start : mention.steps.stop]:
+            shape = step.outputs[0].shape if step.outputs else ()
+            sizes = mention.numbers
+            if len(shape) != len(sizes) or numbers_of(step.args[1:]) != sizes:
+                continue
+            if any(n not in (-1, size) for n, size in zip(sizes, shape, strict=True)):
+                continue  # they are no shape: those of a split
+            labels = tracer.dims[step.outputs[0]][mention.place]
+            if labels is not None:
+                first = counted.setdefault((mention.module, mention.attribute), labels)
+                tracer.tie(first, labels, f"{mention.attribute} of {mention.module} counts it")
 
 
-def _places(tracer: Tracer) -> dict[int, dict[tuple[str, int], list[int]]]:
-    """Root label -> {(tensor, dim): entries that carry it}."""
-    places: dict[int, dict[tuple[str, int], list[int]]] = defaultdict(dict)
-    for node, name in tracer.names.items():
-        for dim, labels in enumerate(tracer.values[node]):
-            for entry, label in enumerate([] if labels is None else labels.tolist()):
-                entries = places[tracer.find(label)].setdefault((name, dim), [])
-                if not entries or entries[-1] < entry:  # a tied tensor has several nodes
-                    entries.append(entry)
-    return places
+def _begin(tracer: Tracer, programs: Sequence[Program]) -> None:
+    inputs = [value for program in programs for value in program.inputs]
+    for value in inputs:
+        # Of `[N, C, ...]`, `[N, T, C]` and `[N, C]` the dimensions that can hold channels.
+        real, rank = value.dtype.is_floating_point, len(value.shape)
+        tracer.dims[value] = [
+            tracer.fresh(n) if real and (d == 1 or 1 < d == rank - 1 < 3) else None
+            for d, n in enumerate(value.shape)
+        ]
+    tracer.fix_all(inputs, "it is the model's input")
+    tracer.inputs = tracer.count
+    for name, value in (pair for program in programs for pair in program.tensors.items()):
+        if name not in tracer.tensors:
+            tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
+        tracer.dims[value] = list(tracer.tensors[name])
+        tracer.origin[value] = name
 
 
-def _named(
-    members: tuple[Member, ...], fixed: str | None, width: int, before: list[Group]
-) -> Group:
-    made = [m for m in members if not m.consumes]
-    if fixed is None and not made:
-        fixed = "nothing in the model produces it"
-    if fixed is None and not any(m.consumes for m in members):
-        fixed = "no layer reads it"
-    name = (made or list(members))[0].tensor.removesuffix(".weight")
-    name += "" if made else " (input)"
-    taken = sum(g.name == name or g.name.startswith(f"{name}#") for g in before)
-    return Group(f"{name}#{taken + 1}" if taken else name, width, members, fixed)
+def _batch(program: Program) -> int:
+    first = next((v for v in program.inputs if v.shape), None)
+    return 1 if first is None else max(first.shape[0], 1)
+
+
+def _activations(walk: Walk, owners: Owners) -> tuple[dict[str, int], int]:
+    """Entries of what the steps make of one sample: a channel's by group, and no channel's."""
+    entries: Counter[str] = Counter()
+    total = 0
+    for value in _kept_for_backward(walk):
+        size = math.prod(value.shape)
+        total += size
+        for labels in walk.tracer.dims[value]:
+            if labels is None or not len(labels):
+                continue
+            for name, count in owners.counts(walk.channels, labels).items():
+                entries[name] += size // len(labels) * count
+    batch, width = walk.tracer.batch, owners.widths()
+    owned = {name: n // (width[name] * batch) for name, n in entries.items()}
+    return owned, total // batch - sum(owned[name] * width[name] for name in owned)
+
+
+def _kept_for_backward(walk: Walk) -> set[Value]:
+    """What steps make anew: no views, nothing in place, nothing made of parameters alone."""
+    new: set[Value] = set()
+    for step in walk.program.steps:
+        if not any(r.alias_info for r in step.op._schema.returns):
+            new |= set(step.outputs)
+    return new - set(walk.tracer.origin)

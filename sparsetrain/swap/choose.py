@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsetrain import timings
 from sparsetrain.methods.method import plain
 from sparsetrain.nearest import unknown
 from sparsetrain.nn import SparseLayer
 from sparsetrain.swap import measure
-from sparsetrain.swap.cache import Cache, Times
 from sparsetrain.swap.exchange import pack_
 from sparsetrain.swap.report import FORMS, TIMES, Report, Row
 from sparsetrain.swap.sites import Calls, Site, sites
 from sparsetrain.swap.trial import Forms, Trial, trying
+from sparsetrain.timings import Cache, Times
 
 SLOWER = "dense is the fastest"
 NO_GAIN = "the model is not faster with it sparse"
@@ -158,7 +159,7 @@ class _Choice:
             "mask": _about(site),
         }
         times = self.cache.times(
-            case, lambda: measure.milliseconds(measure.layer_thunks(site, calls, training))
+            case, lambda: timings.milliseconds(measure.layer_thunks(site, calls, training))
         )
         return {form: ms * calls.count for form, ms in times.items()}
 
@@ -171,7 +172,7 @@ class _Choice:
             "needs": [trial.training, [p.requires_grad for p in trial.model.parameters()]],
             "masks": {name: [form, *_about(trial.able[name])] for name, form in forms.items()},
         }
-        return self.cache.times(case, lambda: measure.milliseconds(trial.turns(forms)))
+        return self.cache.times(case, lambda: timings.milliseconds(trial.turns(forms)))
 
 
 def _about(site: Site) -> list[float]:

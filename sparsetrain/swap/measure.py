@@ -1,8 +1,5 @@
 """Times of one layer in its forms, on random input of the shape that it gets in its model."""
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
@@ -13,36 +10,9 @@ from torch.utils._pytree import tree_leaves
 from sparsetrain.nn import Blocked, SparseConv2d, SparseLayer
 from sparsetrain.swap.exchange import Packing, sparse_form
 from sparsetrain.swap.sites import Calls, Site
+from sparsetrain.timings import Thunk
 
-ROUNDS = 7  # that are counted, at most
-FEWEST = 2
-SECONDS = 0.5  # after which no more rounds are begun
 LAST = torch.channels_last
-Thunk = Callable[[], object]
-
-
-def milliseconds(run: Mapping[str, Thunk]) -> dict[str, float]:
-    """Name -> median of some interleaved rounds; a thunk may return one, whose time counts alone.
-
-    The first round, in which memory is claimed and plans are made, is not counted.
-    """
-    times: dict[str, list[float]] = {name: [] for name in run}
-    began = time.perf_counter()
-    for round_ in range(1 + ROUNDS):
-        if round_ > FEWEST and time.perf_counter() - began > SECONDS:
-            break
-        for name, thunk in run.items():
-            times[name].append(1e3 * _seconds(thunk))
-    return {name: statistics.median(each[1:]) for name, each in times.items()}
-
-
-def _seconds(thunk: Thunk) -> float:
-    start = time.perf_counter()
-    timed = thunk()
-    if callable(timed):
-        start = time.perf_counter()
-        timed()
-    return time.perf_counter() - start
 
 
 def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:

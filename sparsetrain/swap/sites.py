@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from sparsetrain.nearest import unknown
 from sparsetrain.nn import Blocked, SparseLayer
 from sparsetrain.nn.packed import widest
-from sparsetrain.shrink.trace import arguments
+from sparsetrain.shrink.record import arguments
 
 
 @dataclass(frozen=True, eq=False)

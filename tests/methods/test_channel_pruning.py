@@ -280,7 +280,7 @@ def test_distributed_models_are_wrapped_afterwards(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "need one of flops, parameters, channels, got none"),
+        ({}, "need one of flops, parameters, channels, memory, got none"),
         ({"flops": 0.5, "channels": 0.5}, r"got \['flops', 'channels'\]"),
         ({"flops": 0.0}, r"flops is the share to keep, in \(0, 1\], got 0.0"),
         ({"flops": 0.5, "pattern": NM(2, 4)}, "has no meaning here; it takes Channel"),

@@ -202,3 +202,23 @@ def test_resize_like_refuses_another_model():
     shapes["features.0.weight"] = (999, 3, 3, 3)
     with pytest.raises(ValueError, match=r"features.0.weight is \[999, 3, 3, 3\] in the saved"):
         resize_like(small, shapes)
+
+
+class Depths(nn.Module):
+    """Stochastic depth: training mode drops a branch of some samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.branch, self.head = (nn.Linear(n, m) for n, m in ((6, 8), (8, 8), (8, 3)))
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.branch(x)
+        if self.training:
+            y = y * torch.empty(len(x), 1).bernoulli_(0.5)
+        return self.head(x + y)
+
+
+def test_the_proof_draws_the_same_numbers():
+    removal = plan(Depths(), torch.randn(16, 6), by_size, channels=0.5, round_to=1)
+    assert removal.verify() < 1e-5

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import models, plan
+from sparsetrain import load_plan, models, plan
+from sparsetrain.shrink import trace
 
 SAMPLE = torch.randn(2, 3, 32, 32, dtype=torch.float64)
 
@@ -91,7 +92,7 @@ def test_the_table_says_what_goes_and_what_stays():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "need one of flops, parameters, channels, widths, got none"),
+        ({}, "need one of flops, parameters, channels, memory, latency, widths, got none"),
         ({"flops": 0.5, "channels": 0.5}, r"got \['flops', 'channels'\]"),
         ({"flops": 0.0}, r"flops is the share to keep, in \(0, 1\], got 0.0"),
         ({"flops": 1.5}, "got 1.5"),
@@ -144,3 +145,96 @@ def test_widths_of_an_unknown_group():
         plan(small_net(), SAMPLE, by_size, widths={"33": 4})
     with pytest.raises(ValueError, match=r"got \['flops', 'widths'\]"):
         plan(small_net(), SAMPLE, by_size, widths={"0": 4}, flops=0.5)
+
+
+def test_memory_counts_parameters_and_activations_by_hand():
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    graph = trace(net, torch.randn(3, 2))
+    assert graph.memory() == (2 * 4 + 4 + 4 * 1 + 1) + (4 + 4 + 1)
+    assert graph.memory({"0": 2}) == (2 * 2 + 2 + 2 * 1 + 1) + (2 + 2 + 1)
+    removal = plan(
+        net, torch.randn(3, 2), lambda m, g: {"0": torch.arange(4.0)}, memory=0.6, round_to=1
+    )
+    assert removal.share("memory") <= 0.6
+
+
+def test_a_target_that_widths_do_not_meet_is_said():
+    removal = plan(small_net(), SAMPLE, by_size, flops=0.5, round_to=8)
+    assert "asked 50% of the flops, the nearest below is 25.01%" in " ".join(str(removal).split())
+    assert plan(small_net(), SAMPLE, by_size, channels=0.5, round_to=1).asked == ""
+
+
+def test_a_saved_plan_comes_back(tmp_path):
+    model = small_net()
+    removal = plan(model, SAMPLE, by_size, flops=0.5, round_to=1)
+    removal.save(tmp_path / "plan.json")
+    loaded = load_plan(tmp_path / "plan.json", model, SAMPLE)
+    assert loaded.kept.keys() == removal.kept.keys()
+    assert all(torch.equal(loaded.kept[n], removal.kept[n]) for n in removal.kept)
+    loaded.apply()
+    assert model[0].out_channels == removal.widths["0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: "{", "holds no plan"),
+        (lambda t: t.replace("plan 1", "plan 2"), 'does not say "format"'),
+        (lambda t: t.replace('"3"', '"33"'), "no group of channels that may go is called '33'"),
+        (lambda t: t.replace('"width": 32', '"width": 31'), "0 has 32 channels, not 31"),
+        (lambda t: t.replace("[0, ", "[0, 0, "), "keeps a channel twice"),
+        (lambda t: t.replace("[0, ", "[99, "), "channels 0 to 31, got"),
+        (lambda t: t.replace("[0, ", '["a", '), "keeps a list of channel numbers"),
+    ],
+)
+def test_damaged_plans(change, message, tmp_path):
+    path = tmp_path / "plan.json"
+    scores = {"0": torch.arange(32.0).flip(0), "3": torch.ones(64)}
+    plan(small_net(), SAMPLE, lambda m, g: scores, flops=0.5, round_to=8).save(path)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=message):
+        load_plan(path, small_net(), SAMPLE)
+
+
+def test_a_plan_can_be_edited():
+    model = small_net()
+    scores = {"0": torch.arange(32.0), "3": torch.arange(64.0)}
+    removal = plan(model, SAMPLE, lambda m, g: scores, flops=0.5, round_to=8)
+    edited = removal.keeping({"0": 3, "3": [5, 1]})
+    assert edited.kept["0"].tolist() == [29, 30, 31]
+    assert edited.kept["3"].tolist() == [1, 5]
+    assert edited.verify() < 1e-9
+    with pytest.raises(ValueError, match="keeps 1 to 32 channels, got 33"):
+        removal.keeping({"0": 33})
+    with pytest.raises(ValueError, match="no group of channels that may go is called"):
+        removal.keeping({"00": 3})
+
+
+def test_the_report_has_a_line_for_every_layer():
+    model = small_net()
+    model.extra = nn.Linear(2, 2).double()
+    model.forward = lambda x: nn.Sequential.forward(model[:9], x)
+    removal = plan(model, SAMPLE, by_size, flops=0.5, protect=["3"], round_to=8)
+    lines = {line.layer: str(line) for line in removal.report()}
+    assert lines["0"] == f"0: pruned, 32 -> {removal.widths['0']}"
+    assert lines["3"].startswith("3: pruned, inputs 32 -> ")
+    assert lines["4"] == "4: protected"
+    assert lines["8"] == "8: not prunable, it is the model's output"
+    assert lines["extra"] == "extra: not used, the sample's call does not read it"
+
+
+def test_frozen_layers_are_pruned_or_protected_as_asked():
+    model = small_net()
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    assert "0" in plan(model, SAMPLE, by_size, flops=0.5).kept
+    removal = plan(model, SAMPLE, by_size, flops=0.8, frozen="protect")
+    assert "0" not in removal.kept
+    assert "it is frozen" in str(removal)
+    with pytest.raises(ValueError, match='frozen must be "prune" or "protect"'):
+        plan(model, SAMPLE, by_size, flops=0.5, frozen="skip")
+
+
+def test_the_picture_names_every_group():
+    figure = plan(small_net(), SAMPLE, by_size, flops=0.5).plot()
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["0", "3"]

@@ -10,9 +10,8 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import sparsetrain as st
-from sparsetrain import optim
+from sparsetrain import optim, timings
 from sparsetrain.nn import SparseConv2d, SparseLinear
-from sparsetrain.swap import measure
 from sparsetrain.swap.choose import cheapest
 
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -30,7 +29,7 @@ def faked(monkeypatch, times):
             return dict(zip(("dense", "sparse"), times["model"].pop(0), strict=True))
         return {form: times["layers"][len(asked) - 1].get(form, 9) for form in thunks}
 
-    monkeypatch.setattr(measure, "milliseconds", milliseconds)
+    monkeypatch.setattr(timings, "milliseconds", milliseconds)
     return asked
 
 
@@ -263,7 +262,7 @@ def test_what_fails_half_way_leaves_everything_as_it_was(masked, at, monkeypatch
             raise KeyboardInterrupt
         return {**FAST, "dense": 9, "sparse": 1}
 
-    monkeypatch.setattr(measure, "milliseconds", fail)
+    monkeypatch.setattr(timings, "milliseconds", fail)
     with pytest.raises(KeyboardInterrupt):
         st.sparsify(model, masks, X, optimizer=optimizer, cache=None)
     found = [*model.modules(), *model.parameters(), *optimizer.param_groups[0]["params"]]

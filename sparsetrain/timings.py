@@ -1,8 +1,10 @@
-"""What was measured on this machine before, in one file of JSON."""
+"""Times of a layer in several forms, and what was measured on this machine before."""
 
 import hashlib
 import json
 import os
+import statistics
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +13,16 @@ from typing import Any
 import torch
 
 import sparsetrain._C  # type: ignore[import-not-found]
-from sparsetrain.bench.timing import machine
 from sparsetrain.files import write_text
+from sparsetrain.machine import machine
 
 FOLDER = "SPARSETRAIN_CACHE"  # the environment variable
 FILE = "times.json"
+ROUNDS = 7  # that are counted, at most
+FEWEST = 2
+SECONDS = 0.5  # after which no more rounds are begun
 Times = dict[str, float]  # form -> ms
+Thunk = Callable[[], object]
 
 
 class Cache:
@@ -85,3 +91,27 @@ def _key(case: Mapping[str, Any]) -> str:
     }
     text = json.dumps({**here, **case}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def milliseconds(run: Mapping[str, Thunk]) -> dict[str, float]:
+    """Name -> median of some interleaved rounds; a thunk may return one, whose time counts alone.
+
+    The first round, in which memory is claimed and plans are made, is not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in run}
+    began = time.perf_counter()
+    for round_ in range(1 + ROUNDS):
+        if round_ > FEWEST and time.perf_counter() - began > SECONDS:
+            break
+        for name, thunk in run.items():
+            times[name].append(1e3 * _seconds(thunk))
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
+def _seconds(thunk: Thunk) -> float:
+    start = time.perf_counter()
+    timed = thunk()
+    if callable(timed):
+        start = time.perf_counter()
+        timed()
+    return time.perf_counter() - start

@@ -1,0 +1,123 @@
+"""What a removal of channels costs, and what a budget of latency buys over one of FLOPs: ResNet-50.
+
+    python -m benchmarks.bench_shrink --json benchmarks/results/shrink.json
+
+Time of plan and apply with its proof; memory beyond the model's while they run; measured latency
+for `latency=0.5`; the score kept there against that of a FLOPs budget with the same latency. Each
+part runs in a process of its own.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain import models, plan
+from sparsetrain.machine import machine
+from sparsetrain.scores import GroupNorm
+from sparsetrain.shrink import Plan, trace
+from sparsetrain.shrink.knapsack import measured_share
+
+REPEATS = 5
+TARGET = 0.5
+
+
+def network() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return models.build("resnet50", classes=1000, image_size=224).eval(), torch.randn(
+        1, 3, 224, 224
+    )
+
+
+def seconds() -> dict[str, float]:
+    """Of plan and of apply, half of the channels, the proof included."""
+    planned, applied = [], []
+    for _ in range(REPEATS):
+        model, x = network()
+        start = time.perf_counter()
+        removal = plan(model, x, GroupNorm(), channels=TARGET)
+        middle = time.perf_counter()
+        removal.apply()
+        planned.append(middle - start)
+        applied.append(time.perf_counter() - middle)
+    return {"plan_s": statistics.median(planned), "apply_s": statistics.median(applied)}
+
+
+def memory() -> dict[str, float]:
+    """Peak beyond what one call of the model took, as a share of the model."""
+    small = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 2))
+    plan(small, torch.randn(1, 2), GroupNorm(), channels=1.0).apply()  # loads what it needs
+    model, x = network()
+    with torch.no_grad():
+        model(x)
+    size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan(model, x, GroupNorm(), channels=TARGET).apply()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"model_mb": size / 1e6, "extra_of_model": (after - before) * 1024 / size}
+
+
+def latency() -> dict[str, float]:
+    """Measured share of the time, and the score kept there by a budget of latency and of FLOPs."""
+    model, x = network()
+    graph, score = trace(model, x), GroupNorm()
+    by_latency = plan(model, x, score, latency=TARGET, graph=graph)
+    found = measured_share(model, x, graph, by_latency.kept)
+    low, high = 0.05, 1.0
+    for _ in range(5):  # the FLOPs budget whose network takes as long
+        middle = (low + high) / 2
+        by_flops = plan(model, x, score, flops=middle, graph=graph)
+        slower = measured_share(model, x, graph, by_flops.kept) > found
+        low, high = (low, middle) if slower else (middle, high)
+    by_flops = plan(model, x, score, flops=low, graph=graph)
+    return {
+        "latency": found,
+        "flops": by_latency.share("flops"),
+        "score": kept_score(by_latency),
+        "latency_of_flops_budget": measured_share(model, x, graph, by_flops.kept),
+        "flops_of_flops_budget": by_flops.share("flops"),
+        "score_of_flops_budget": kept_score(by_flops),
+    }
+
+
+def kept_score(removal: Plan) -> float:
+    """Share of the scores of all channels that stays."""
+    whole = sum(float(s.sum()) for s in removal.scores.values())
+    return sum(float(removal.scores[n][k].sum()) for n, k in removal.kept.items()) / whole
+
+
+PARTS: dict[str, Callable[[], dict[str, float]]] = {
+    "seconds": seconds,
+    "memory": memory,
+    "latency": latency,
+}
+
+
+def run(name: str) -> dict[str, float]:
+    torch.set_num_threads(1)
+    return PARTS[name]()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the results to this file too")
+    args = parser.parse_args()
+    found: dict[str, Any] = {"machine": machine("cpu") | {"threads": 1}}
+    for name in PARTS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[name] = pool.apply(run, (name,))
+        print(name, ", ".join(f"{k} {v:.3f}" for k, v in found[name].items()))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

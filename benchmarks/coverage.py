@@ -1,0 +1,130 @@
+"""Which networks of others lose half of their channels, verified, and why the rest do not.
+
+    python -m benchmarks.coverage --families torchvision --json benchmarks/results/coverage.json
+    python -m benchmarks.coverage --only resnet50 --tools sparsetrain torch-pruning
+
+Needs the packages of the extra `coverage`. Each network in a process of its own, on one thread. It
+counts if half of its channels are removed, the result equals the network with those channels cut
+(shrink/proof.py) to 1e-4, runs forward and backward, and keeps at most 45% of its prunable
+parameters (those of tensors that can lose channels), all of it within 60 s of one core's time,
+tracing included.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.coverage_models import FAMILIES, names
+from sparsetrain.machine import machine
+
+TOOLS = ("sparsetrain", "torch-pruning")
+RIVAL = TOOLS[1]
+LIMITS = {"seconds": 60.0, "error": 1e-4, "kept": 0.45}
+VISIBLE = 100  # times the error that the removal must change the output by, or it proves nothing
+PATIENCE = 600  # seconds until a process is stopped
+
+
+def run(tool: str, family: str, name: str) -> dict[str, Any]:
+    """The record of one network."""
+    command = [sys.executable, "-m", "benchmarks.coverage_one", tool, family, name]
+    record: dict[str, Any] = {"tool": tool, "family": family, "name": name, "way": None}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return record | {"reason": f"stopped after {PATIENCE} s"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return record | {"reason": lines[-1]}
+    return record | json.loads(done.stdout.splitlines()[-1])
+
+
+def spent(record: dict[str, Any]) -> float:
+    """Seconds from the trace to the shrunk network; the way that was not gone does not count."""
+    ways = ("plan", "apply", f"verify {record['way']}")
+    return sum(record.get("seconds", {}).get(way, 0.0) for way in ways)
+
+
+def judged(record: dict[str, Any]) -> dict[str, Any]:
+    """With whether it counts, and the reason why not."""
+    if record["way"] is None:
+        return record | {"counts": False}
+    found = {"seconds": spent(record), "error": record["error"], "kept": record["kept"]}
+    over = [
+        f"{what} {found[what]:.2g} > {most:g}"
+        for what, most in LIMITS.items()
+        if not found[what] <= most
+    ]
+    if record["changed"] < VISIBLE * record["error"]:
+        over.append("the removal hardly changes the output")
+    return record | {"counts": not over} | ({"reason": ", ".join(over)} if over else {})
+
+
+def table(records: list[dict[str, Any]]) -> Table:
+    """One row a network."""
+    found = Table("network", "shrunk", "plan, s", "apply, s", "kept", "error", "reason")
+    by_tool = {tool: [r for r in records if r["tool"] == tool] for tool in TOOLS}
+    rivals = {(r["family"], r["name"]): r for r in by_tool[RIVAL]}
+    if rivals:
+        found.add_column(RIVAL)
+        found.add_column("its reason")
+    for r in by_tool[TOOLS[0]]:
+        cells = [f"{r['family']}:{r['name']}", *_cells(r)]
+        if rival := rivals.get((r["family"], r["name"])):
+            took = f"{rival['seconds'].get('plan', 0.0):.1f} s" if "seconds" in rival else ""
+            cells += [f"{'yes' if rival['counts'] else 'no'}, {took}", rival.get("reason", "")]
+        found.add_row(*cells)
+    return found
+
+
+def _cells(r: dict[str, Any]) -> list[str]:
+    seconds = r.get("seconds", {})
+    apply = seconds.get("apply", 0.0) + seconds.get(f"verify {r['way']}", 0.0)
+    result = [f"{100 * r['kept']:.0f}%", f"{r['error']:.0e}"] if r["way"] else ["", ""]
+    way = r["way"] if r["counts"] else "no"
+    return [way, f"{seconds.get('plan', 0.0):.1f}", f"{apply:.1f}", *result, r.get("reason", "")]
+
+
+def counts(records: list[dict[str, Any]]) -> list[str]:
+    """Lines such as "torchvision, sparsetrain: 105 of 105 count, 90 of them in place"."""
+    lines = []
+    for family, tool in dict.fromkeys((r["family"], r["tool"]) for r in records):
+        mine = [r for r in records if (r["family"], r["tool"]) == (family, tool)]
+        good = [r for r in mine if r["counts"]]
+        in_place = sum(r["way"] == "in place" for r in good)
+        lines.append(f"{family}, {tool}: {len(good)} of {len(mine)} count, {in_place} in place")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--only", nargs="+", help="networks whose names hold one of these")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS[:1])
+    parser.add_argument("--json", type=Path, help="add the results to this file")
+    args = parser.parse_args()
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    if args.json and args.json.exists():
+        before = json.loads(args.json.read_text())["results"]
+        found = {(r["tool"], r["family"], r["name"]): r for r in before}
+    wanted = [(tool, f, name) for f in args.families for name in names(f) for tool in args.tools]
+    for key in wanted:
+        if args.only and not any(part in key[2] for part in args.only):
+            continue
+        found[key] = judged(run(*key))
+        print(*key, "counts" if found[key]["counts"] else found[key].get("reason"), flush=True)
+        if args.json:
+            report = {"machine": machine("cpu"), "limits": LIMITS, "results": [*found.values()]}
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+    records = list(found.values())
+    Console(width=200).print(table(records))
+    print(*counts(records), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What a model is made of: groups of channels, and FLOPs and time of each layer."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from sparsetrain import models, plots
+from sparsetrain.config import import_source
+from sparsetrain.shrink import Graph, trace
+from sparsetrain.shrink.latency import times
+from sparsetrain.timings import Cache
+
+IMAGE = (1, 3, 224, 224)
+TOKENS = (1, 16)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One module of the model, its own operations only."""
+
+    name: str
+    kind: str
+    flops: int
+    ms: float
+
+
+def find_model(spec: str) -> nn.Module:
+    """The network that `torchvision.models:resnet50`, `timm:convnext_tiny`, `net.py:make` names.
+
+    A class of transformers is built from its own config's defaults, with random weights.
+
+    Raises:
+        ValueError: it cannot be imported or built.
+    """
+    if ":" not in spec:
+        return models.build(spec, classes=10)
+    where, _, name = spec.rpartition(":")
+    try:
+        source = import_source(where)
+        make = getattr(source, name, None)
+        if make is None and hasattr(source, "create_model"):  # timm's registry
+            model = source.create_model(name)
+        elif isinstance(make, type) and hasattr(make, "config_class"):
+            model = make(make.config_class())
+        elif make is None:
+            raise ValueError(f"{where} has no {name!r}")
+        else:
+            model = make() if callable(make) else make
+    except Exception as error:
+        raise ValueError(f"model {spec!r} cannot be built: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{spec!r} is a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def find_sample(model: nn.Module, shape: str) -> Any:
+    """One input: of the shape asked for, of what the model says of itself, or an image."""
+    if shape:
+        return torch.randn(parse_shape(shape))
+    dummy = getattr(model, "dummy_inputs", None)
+    if isinstance(dummy, Mapping) and dummy:
+        return dict(dummy)
+    size = getattr(model, "default_cfg", {}).get("input_size")
+    first = next((m for m in model.modules() if isinstance(m, nn.Embedding | nn.Conv2d)), None)
+    if isinstance(first, nn.Embedding):
+        return torch.zeros(TOKENS, dtype=torch.long)
+    return torch.randn((1, *size) if size else IMAGE)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """ "1,3,224,224" as numbers."""
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError as error:
+        raise ValueError(f"--input needs sizes such as 1,3,224,224, got {text!r}") from error
+    if min(shape) < 1:
+        raise ValueError(f"--input needs sizes of 1 or more, got {text!r}")
+    return shape
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model's groups and layers."""
+
+    graph: Graph
+    layers: list[LayerCost]
+
+    def as_dict(self) -> dict[str, Any]:
+        groups = [
+            {
+                "name": g.name,
+                "width": g.width,
+                "tensors": len({m.tensor for m in g.members}),
+                "flops": _group_flops(self.graph, g.name),
+                "fixed": g.fixed,
+            }
+            for g in self.graph.groups
+        ]
+        return {
+            "parameters": self.graph.parameters(),
+            "flops": self.graph.flops(),
+            "ms": sum(layer.ms for layer in self.layers),
+            "groups": groups,
+            "layers": [vars(layer) for layer in self.layers],
+        }
+
+    def show(self, console: Console) -> None:
+        """Both tables, and what they sum up to."""
+        console.print(self._groups())
+        console.print(self._layers())
+        free = sum(g.width for g in self.graph.free)
+        groups = "1 group" if len(self.graph.free) == 1 else f"{len(self.graph.free)} groups"
+        total = sum(layer.ms for layer in self.layers)
+        console.print(
+            f"{self.graph.parameters():,} parameters, {self.graph.flops() / 1e6:,.1f} MFLOPs a"
+            f" sample, {total:.2f} ms; {free:,} channels of {groups} may go",
+            highlight=False,
+        )
+
+    def _groups(self) -> Table:
+        table = Table("channels of", title="groups of channels that go together")
+        for heading in ("width", "tensors", "MFLOPs"):
+            table.add_column(heading, justify="right")
+        table.add_column("fixed, since")
+        for group in self.graph.groups:
+            if any(m.tensor in self.graph.trainable for m in group.members):
+                flops = f"{_group_flops(self.graph, group.name) / 1e6:,.1f}"
+                tensors = str(len({m.tensor for m in group.members}))
+                row = (group.name, str(group.width), tensors, flops, group.fixed or "")
+                table.add_row(*row)
+        return table
+
+    def _layers(self) -> Table:
+        table = Table("layer", "kind", title="FLOPs of a sample, time of one call")
+        for heading in ("MFLOPs", "ms", "GFLOP/s"):
+            table.add_column(heading, justify="right")
+        for layer in self.layers:
+            rate = f"{layer.flops / layer.ms / 1e6:,.1f}" if layer.ms and layer.flops else ""
+            flops = f"{layer.flops / 1e6:,.1f}" if layer.flops else ""
+            table.add_row(layer.name, layer.kind, flops, f"{layer.ms:.3f}", rate)
+        return table
+
+
+def examine(model: nn.Module, sample: Any) -> Inspection:
+    """Trace the model on the sample, and time its operations on this machine."""
+    graph = trace(model.eval(), sample)
+    ms: dict[str, float] = defaultdict(float)
+    for module, each in times(graph, Cache()):
+        ms[module] += each
+    flops: Counter[str] = Counter()
+    for layer in graph.layers:
+        owner = layer.weight.rpartition(".")[0]
+        flops[owner] += 2 * layer.positions * math.prod(graph.shapes[layer.weight])
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    costs = [
+        LayerCost(name or type(model).__name__, kinds[name], flops[name], ms[name])
+        for name in kinds
+        if name in ms or name in flops
+    ]
+    return Inspection(graph, costs)
+
+
+def _group_flops(graph: Graph, name: str) -> int:
+    group = graph[name]
+    return round(group.width * graph.channel_flops(group, consumers=False))
+
+
+def picture(inspection: Inspection) -> Figure:
+    """Bars of every layer's time, FLOPs beside them."""
+    return plots.layer_costs({c.name: (c.ms, c.flops / 1e6) for c in inspection.layers})

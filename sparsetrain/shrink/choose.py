@@ -1,0 +1,149 @@
+"""Choose which channels go, under a budget."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.nearest import unknown
+from sparsetrain.shrink import budget as budgets
+from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.knapsack import search
+from sparsetrain.shrink.plan import Plan
+from sparsetrain.shrink.trace import trace
+
+Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
+
+
+def plan(
+    model: nn.Module,
+    sample: Any,
+    score: Score,
+    *,
+    flops: float | None = None,
+    parameters: float | None = None,
+    channels: float | None = None,
+    memory: float | None = None,
+    latency: float | None = None,
+    widths: Mapping[str, float] | None = None,
+    round_to: int | None = None,
+    min_channels: int = 1,
+    protect: Collection[str] = (),
+    frozen: str = "prune",
+    graph: Graph | None = None,
+) -> Plan:
+    """Choose which channels of `model` go so that at most a given share of its cost stays.
+
+    Args:
+        model: any module that `torch.export` can trace; left as it was.
+        sample: one input of the model, or a tuple or dict of them.
+        score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
+        flops, parameters, channels, memory: the share to keep, in (0, 1]; exactly one of them, or
+        latency: the share of the time of a call on the sample, measured on this device, or
+        widths: channels to keep, by group, rounded to the nearest width that is allowed; groups
+            that are not named keep all.
+        round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
+            with AVX-512, else 8. Below 8, beware of channels_last: `config.check_layout`.
+        min_channels: no group gets narrower than this.
+        protect: names of modules that keep all their channels.
+        frozen: "prune" or "protect" layers whose parameters require no gradient.
+        graph: what `trace(model, sample)` returns, where it is at hand or has other `heads`.
+
+    Raises:
+        ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
+            name in `protect` or `widths`, or a budget that would empty a layer.
+    """
+    shares = {"flops": flops, "parameters": parameters, "channels": channels, "memory": memory}
+    what, share = budget_of("plan", shares | {"latency": latency, "widths": widths})
+    graph = protected(trace(model, sample) if graph is None else graph, model, protect)
+    graph = _with_frozen(graph, model, frozen)
+    if not graph.free:
+        raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
+    unit = default_round_to(model) if round_to is None else round_to
+    if unit < 1 or min_channels < 1:
+        raise ValueError(f"plan: need round_to, min_channels >= 1, got {unit}, {min_channels}")
+    limits = budgets.Limits(unit, min_channels)
+    if widths is not None:
+        allowed = budgets.allowed(graph, widths, limits)
+        scores = _checked(score(model, graph), graph)
+        return Plan(model, sample, graph, scores, budgets.best(graph, scores, allowed))
+    if latency is not None:
+        scores = _checked(score(model, graph), graph)
+        found = search(model, sample, graph, scores, limits, latency)
+        asked = f"asked {100 * latency:g}% of the latency, measured {100 * found.share:.1f}%"
+        return Plan(model, sample, graph, scores, found.kept, asked)
+    cost, whole = budgets.COSTS[what], budgets.COSTS[what](graph, {})
+    least = cost(graph, budgets.narrowest(graph, limits)) / whole
+    if least > share:
+        hint = "; a smaller round_to reaches further" if unit > 1 else ""
+        raise ValueError(
+            f"plan: {what}={share:g} would empty a layer: with at least"
+            f" {max(unit, min_channels)} channels in each, {least:.3f} remain{hint}"
+        )
+    scores = _checked(score(model, graph), graph)
+    at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
+    kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
+    reached = cost(graph, {name: len(stay) for name, stay in kept.items()}) / whole
+    met = f"asked {100 * share:g}% of the {what}, the nearest below is {100 * reached:.2f}%"
+    asked = "" if reached == share else met
+    return Plan(model, sample, graph, scores, kept, asked)
+
+
+def default_round_to(model: nn.Module) -> int:
+    """Width step that the model's device runs without waste: SIMD lanes or tensor-core tiles."""
+    parameter = next(model.parameters(), None)
+    on_cpu = parameter is None or parameter.device.type == "cpu"
+    return 16 if on_cpu and "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+
+
+def budget_of(who: str, shares: Mapping[str, Any]) -> tuple[str, Any]:
+    """The one budget that is given, checked."""
+    given = {name: share for name, share in shares.items() if share is not None}
+    if len(given) != 1:
+        raise ValueError(f"{who}: need one of {', '.join(shares)}, got {list(given) or 'none'}")
+    [(what, share)] = given.items()
+    if not isinstance(share, Mapping) and not 0 < share <= 1:
+        raise ValueError(f"{who}: {what} is the share to keep, in (0, 1], got {share}")
+    return what, share
+
+
+def protected(graph: Graph, model: nn.Module, protect: Collection[str]) -> Graph:
+    """The same graph, with the groups fixed that the named modules produce."""
+    modules = dict(model.named_modules())
+    for name in protect:
+        if name not in modules:
+            raise unknown("module to protect", name, modules, listed=False)
+    return graph.fixing(
+        lambda member: any(f"{member.tensor}.".startswith(f"{name}.") for name in protect),
+        "it is protected",
+    )
+
+
+def _with_frozen(graph: Graph, model: nn.Module, frozen: str) -> Graph:
+    if frozen not in ("prune", "protect"):
+        raise ValueError(f'plan: frozen must be "prune" or "protect", got {frozen!r}')
+    if frozen == "prune":
+        return graph
+    still = {n for n, p in model.named_parameters() if not p.requires_grad}
+    return graph.fixing(lambda member: member.tensor in still, "it is frozen")
+
+
+def _reasons(graph: Graph) -> str:
+    reasons = list(dict.fromkeys(g.fixed for g in graph.groups if g.fixed))
+    return "; ".join(reasons[:3]) or "it has no layer with channels"
+
+
+def _checked(scores: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
+    checked = {}
+    for group in graph.free:
+        score = scores[group.name].detach().cpu()
+        if score.shape != (group.width,):
+            raise ValueError(f"plan: {group.name} has {group.width} channels, {score.shape} scores")
+        if score.isnan().any():
+            raise ValueError(
+                f"plan: {int(score.isnan().sum())} channels of {group.name} score NaN;"
+                " is the loss finite on this batch?"
+            )
+        checked[group.name] = score
+    return checked

@@ -1,0 +1,94 @@
+"""Does a pruner take a hard graph apart soundly?"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsetrain.shrink.conformance.hard import Hard, weights
+from sparsetrain.shrink.proof import expect_of
+from sparsetrain.shrink.record import arguments, record, tensors_of
+from sparsetrain.shrink.small import Stays
+from sparsetrain.shrink.trace import follow
+
+Prune = Callable[[nn.Module, Any], nn.Module]
+
+
+def check(graph: Hard, prune: Prune) -> str | None:
+    """What is wrong with how a pruner treats a hard graph, in one sentence; None: nothing.
+
+    All weights but those in `graph.whole` must have lost entries, and those must have lost none.
+    What stays must be entries of the tensors as they were, and the outputs those of the whole
+    network with everything else cut where it is read (`Plan.verify` says how). The result must run
+    forward, backward and through a step of an optimizer.
+
+    Args:
+        prune: removes half of the channels of the model in its first argument, given a sample in
+            its second, and returns the smaller model, which may be the same object. Its parameters
+            must have the same names.
+    """
+    model, sample = graph.build()
+    before = copy.deepcopy(model)
+    try:
+        after = prune(model, sample)
+        stays = kept_entries(before, after)
+        _same_weights_shrank(graph, before, after)
+        expect_of(before, follow(record(before, sample)), stays, sample).check(after)
+        _train(after, sample)
+    except Exception as problem:
+        return str(problem).splitlines()[0] if str(problem) else repr(problem)
+    return None
+
+
+def kept_entries(before: nn.Module, after: nn.Module) -> Stays:
+    """Which entries of every tensor are left, found by their values, which differ.
+
+    Raises:
+        ValueError: a parameter is gone, or a tensor holds something else than some rows and
+            columns of what it was.
+    """
+    own = dict(before.named_parameters())
+    left = dict([*after.named_parameters(), *after.named_buffers()])
+    if gone := sorted(own.keys() - left.keys()):
+        raise ValueError(f"{gone[0]} is gone")
+    stays: Stays = {}
+    for name, tensor in (own | dict(before.named_buffers())).items():
+        now = left.get(name, tensor)
+        if tensor.shape != now.shape and tensor.is_floating_point():
+            stays[name] = _rows_and_columns(name, tensor, now)
+    return stays
+
+
+def _rows_and_columns(name: str, old: Tensor, new: Tensor) -> dict[int, Tensor]:
+    places = {value: place for place, value in enumerate(old.flatten().tolist())}
+    found = [places.get(value, -1) for value in new.flatten().tolist()]
+    if -1 not in found and old.dim() == new.dim():
+        each = torch.unravel_index(torch.tensor(found, dtype=torch.int64), old.shape)
+        stays = [index.unique() for index in each]
+        part = old
+        for dim, index in enumerate(stays):
+            part = part.index_select(dim, index)
+        if torch.equal(part, new):
+            return {d: i for d, i in enumerate(stays) if len(i) < old.shape[d]}
+    raise ValueError(f"{name} is not rows and columns of what it was")
+
+
+def _same_weights_shrank(graph: Hard, before: nn.Module, after: nn.Module) -> None:
+    for name in sorted(weights(before)):
+        lost = before.get_parameter(name).shape != after.get_parameter(name).shape
+        if lost and name in graph.whole:
+            raise ValueError(f"{name} lost entries that must stay")
+        if not lost and name not in graph.whole:
+            raise ValueError(f"{name} lost nothing")
+
+
+def _train(model: nn.Module, sample: Any) -> None:
+    args, kwargs = arguments(sample)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    outputs = tensors_of(model.train()(*args, **kwargs))
+    sum(t.square().mean() for t in outputs).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise ValueError("a step of training makes it infinite")

@@ -1,0 +1,188 @@
+"""The recorded operations of a model as a module of their own, in a smaller network's sizes.
+
+For models whose code mentions a width that was removed, as a number in a `view` or as
+`width // heads` of another layer. What ran is what the module runs: of a branch on data, the
+sample's side, and nothing of what only training mode does (dropout), but that batch norm has its
+two modes. A number that grows with the batch is found by recording a sample of twice the batch,
+and is computed from the input's size.
+"""
+
+import inspect
+import operator
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
+
+from sparsetrain.shrink.apply import Kept, entries
+from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.record import Program, Step, Value, arguments, record, tensors_of, twice
+from sparsetrain.shrink.rewrite import rewritten
+from sparsetrain.shrink.small import Small
+from sparsetrain.shrink.trace import follow
+
+# Norms that update statistics in training mode: the places of these, and of the mode.
+NORMS = dict.fromkeys(("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"), (3, 5))
+
+
+def graph_module(model: nn.Module, sample: Any, graph: Graph, kept: Kept) -> fx.GraphModule:
+    """A module that runs the traced program with the kept channels, on the model's own tensors.
+
+    The model is still whole: once these channels are cut from its tensors, the module runs.
+    """
+    walk = graph.walk or follow(record(model, sample))
+    small = Small(walk, entries(graph, kept))
+    return _Builder(model, small, _doubled(model, sample, small.walk.program)).build(sample)
+
+
+def _doubled(model: nn.Module, sample: Any, program: Program) -> list[Step] | None:
+    """The steps for twice the batch, where they are the same operations."""
+    try:
+        steps = record(model, twice(sample)).steps
+    except ValueError:
+        return None
+    return steps if [s.op for s in steps] == [s.op for s in program.steps] else None
+
+
+class _Builder:
+    """One pass over the program that appends a node or a few for every step."""
+
+    def __init__(self, model: nn.Module, small: Small, grown: list[Step] | None) -> None:
+        self.model, self.small, self.program = model, small, small.walk.program
+        self.grown = grown
+        self.root, self.graph = nn.Module(), fx.Graph()
+        self.nodes: dict[Value, fx.Node] = {}
+        self.batch: tuple[fx.Node, int] | None = None  # the first input's size, and what it was
+        _share(model, self.root)
+
+    def build(self, sample: Any) -> fx.GraphModule:
+        self._inputs(sample)
+        for number, step in enumerate(self.program.steps):
+            self._step(step, self.grown[number] if self.grown else None)
+        self.graph.output(self._output())
+        self.graph.eliminate_dead_code()
+        module = fx.GraphModule(self.root, self.graph, type(self.model).__name__)
+        for held in (module._parameters, module._buffers, module._modules):
+            held.clear()  # only what the graph mentions, in the order of use
+        _share(self.root, module)
+        return module
+
+    def _inputs(self, sample: Any) -> None:
+        left = iter(self.program.inputs)
+        for name, given in _named(self.model, sample).items():
+            node = self.graph.placeholder(name)
+            tensors = [node]
+            if not isinstance(given, Tensor):
+                found = self.graph.call_function(tensors_of, (node,))
+                tensors = [self._item(found, i) for i in range(len(tensors_of(given)))]
+            self.nodes |= {next(left): node for node in tensors}
+        first = next((v for v in self.program.inputs if v.shape), None)
+        if first is not None:
+            size = self.graph.call_method("size", (self.nodes[first], 0))
+            self.batch = size, first.shape[0]
+
+    def _step(self, step: Step, grown: Step | None) -> None:
+        op, args, kwargs = rewritten(step, self.small)
+        if grown is not None:
+            args = self._scaled(tuple(args), step.args, grown.args)
+            kwargs = self._scaled(kwargs, dict(step.kwargs), dict(grown.kwargs))
+        args, kwargs = tree_map_only(Value, self._node, (args, kwargs))
+        args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
+        statistics, mode = NORMS.get(op.overloadpacket.__name__, (0, 0))
+        if mode and args[statistics] is not None and not args[mode]:
+            owner = f"{step.module}." if step.module else ""
+            training = self.graph.get_attr(f"{owner}training")
+            args = (*args[:mode], training, *args[mode + 1 :])
+        node = self.graph.call_function(op, args, kwargs)
+        returns = [str(r.type) for r in op._schema.returns]
+        if returns == ["Tensor"]:
+            self.nodes[step.outputs[0]] = node
+            return
+        if returns not in (["List[Tensor]"], ["Tensor"] * len(step.outputs)):
+            node = self.graph.call_function(tensors_of, (node,))
+        for i, value in enumerate(step.outputs):
+            self.nodes[value] = self._item(node, i)
+
+    def _output(self) -> Any:
+        assert self.program.returned is not None
+        leaves, structure = self.program.returned
+        leaves = tree_map_only(Value, self._node, leaves)
+        if _plain(structure):
+            return tree_unflatten(leaves, structure)
+        self.root.structure_of_output = structure  # type: ignore[assignment]
+        spec = self.graph.get_attr("structure_of_output")
+        return self.graph.call_function(tree_unflatten, (leaves, spec))
+
+    def _node(self, value: Value) -> fx.Node:
+        if value not in self.nodes:
+            if value.name is not None:
+                self.nodes[value] = self.graph.get_attr(value.name)
+            else:
+                assert value.held is not None
+                tensor = value.held
+                for dim, stay in self.small.alive(value).items():
+                    tensor = tensor.index_select(dim, stay.to(tensor.device))
+                self.nodes[value] = self._constant(tensor)
+        return self.nodes[value]
+
+    def _constant(self, tensor: Tensor) -> fx.Node:
+        name = f"_constant_{sum(1 for _ in self.root.buffers(recurse=False))}"
+        self.root.register_buffer(name, tensor.clone(), persistent=False)
+        return self.graph.get_attr(name)
+
+    def _item(self, node: fx.Node, index: int) -> fx.Node:
+        return self.graph.call_function(operator.getitem, (node, index))
+
+    def _scaled(self, small: Any, once: Any, twice: Any) -> Any:
+        """Arguments in the smaller network, from those of the whole one with one batch and two."""
+        leaves, structure = tree_flatten(small)
+        each = [tree_flatten(arguments) for arguments in (once, twice)]
+        if any(other != structure for _, other in each):
+            return small
+        found = zip(leaves, *(other for other, _ in each), strict=True)
+        return tree_unflatten([self._grows(*three) for three in found], structure)
+
+    def _grows(self, small: Any, once: Any, twice: Any) -> Any:
+        """A number `slope * batch + fixed`, found from the recorded batch and twice it."""
+        fixed = 2 * once - twice if type(once) is type(twice) is int else once
+        if self.batch is None or fixed == once or (small != once and fixed):
+            return small
+        node, batch = self.batch
+        slope, rest = divmod(small - fixed, batch)
+        if slope != 1 or rest:
+            node = self.graph.call_function(operator.mul, (node, small - fixed if rest else slope))
+        if rest:
+            node = self.graph.call_function(operator.floordiv, (node, batch))
+        return self.graph.call_function(operator.add, (node, fixed)) if fixed else node
+
+
+def _named(model: nn.Module, sample: Any) -> dict[str, Any]:
+    """The sample's parts under the names of the model's arguments."""
+    args, kwargs = arguments(sample)
+    names = []
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(name)
+    names += [f"input_{i}" for i in range(len(names), len(args))]
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+def _share(model: nn.Module, holder: nn.Module) -> None:
+    """Give `holder` the model's own parameters, buffers and modes, under the same names."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = holder
+        for part in name.split(".") if name else ():
+            if part not in own._modules:
+                own.add_module(part, nn.Module())
+            own = own.get_submodule(part)
+        own.training = module.training
+        for key, parameter in module._parameters.items():
+            own.register_parameter(key, parameter)
+        for key, buffer in module._buffers.items():
+            lasting = key not in module._non_persistent_buffers_set
+            own.register_buffer(key, buffer, persistent=lasting)
+
+
+def _plain(structure: TreeSpec) -> bool:
+    """Whether a node of a graph may return it: tensors in tuples, lists and dicts."""
+    return structure.type in (None, tuple, list, dict) and all(map(_plain, structure.children()))

@@ -1,0 +1,165 @@
+"""Labels of entries, and which of them are one and the same channel.
+
+Every entry along a dimension of a tensor has a label; operations tie labels together and fix those
+that cannot go. All ties are collected and the classes found at the end, in time linear in them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsetrain.shrink.graph import Layer
+from sparsetrain.shrink.record import Step, Value
+
+Labels = np.ndarray | None  # of the entries along one dimension; None: it holds no channels
+Dims = list[Labels]
+
+AROUND = -1  # the number of no step: what stands around the model, its inputs and outputs
+UNREAD = "no layer reads it"
+POSITION = "it is a position in a kernel"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a removed entry's effect ends: an operation that sums over the dimension.
+
+    With `whole` the operation does more than sum products (norms, means): what it computes of the
+    remaining entries is the definition of the smaller network.
+    """
+
+    value: Value
+    dim: int
+    labels: np.ndarray
+    whole: bool = False
+
+
+class Tracer:
+    """The labels of every value of a program, while its steps are followed one by one."""
+
+    def __init__(self, batch: int, choices: dict[tuple, int] | None = None) -> None:
+        self.batch = batch  # samples in the example input
+        self.dims: dict[Value, Dims] = {}
+        self.origin: dict[Value, str] = {}  # of a value that is a parameter, or made of one alone
+        self.tensors: dict[str, Dims] = {}  # name of a parameter or buffer -> its labels
+        self.layers: list[Layer] = []
+        self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
+        self.read: list[np.ndarray] = []  # the labels that some operation sums over
+        self.numbers: dict[str, np.ndarray] = {}  # buffer of numbers -> labels of what they choose
+        self.parts: dict[tuple[Value, int], dict[int, int]] = {}  # of slices: start -> length
+        self.relus: list[tuple[str, int | None, Labels]] = []
+        self.cuts: dict[Step, list[Cut]] = {}
+        self.splits: list[Split] = []
+        self.heads: list[np.ndarray] = []  # labels of matrices whose products are their own
+        self.choices = choices or {}  # of the splits, by key; else the first candidate
+        self.orders: dict[tuple, list[int]] = {}  # of a key's candidates
+        self.step = AROUND  # number of the step that is followed
+        self.inputs = 0  # labels below this are the model's input's
+        self.count = 0  # of labels
+        self.ties: list[tuple[np.ndarray, np.ndarray, int]] = []  # with the step that ties
+        self.fixes: list[tuple[np.ndarray, str, int]] = []
+
+    def fresh(self, size: int) -> np.ndarray:
+        self.count += size
+        return np.arange(self.count - size, self.count)
+
+    def tie(self, a: Labels, b: Labels, why: str) -> Labels:
+        """Make entries of `a` and `b` the same channels; an untracked side fixes the other."""
+        if a is None or b is None:
+            self.fix(a, why)
+            self.fix(b, why)
+        elif len(a) != len(b):
+            raise AssertionError(f"{len(a)} labels cannot be those of {len(b)} entries: {why}")
+        elif a is not b:
+            self.ties.append((a, b, self.step))
+        return b if a is None else a
+
+    def fix(self, labels: Labels, why: str) -> None:
+        if labels is not None and len(labels):
+            self.fixes.append((labels, why, self.step))
+
+    def fix_all(self, values: Iterable[Value], why: str) -> None:
+        for value in values:
+            for labels in self.dims.get(value, []):
+                self.fix(labels, why)
+
+    def cut(self, step: Step, value: Value, dim: int, whole: bool = False) -> None:
+        """The step sums over this dimension of `value`, one of the tensors that it reads."""
+        labels = self.dims[value][dim]
+        if labels is not None:
+            self.cuts.setdefault(step, []).append(Cut(value, dim, labels, whole))
+
+    def consume(self, value: Value, dim: int) -> None:
+        """A layer reads channels along this dimension of `value`, which may be a parameter."""
+        name, labels = self.origin.get(value), self.dims[value][dim]
+        if labels is None or not len(labels):
+            return
+        self.read.append(labels)
+        if name is None:
+            return
+        for own, known in enumerate(self.tensors[name]):
+            if known is not None and len(known) and known[0] <= labels[0] <= known[-1]:
+                self.consumed.add((name, own))
+
+    def positions(self, value: Value, dims: Iterable[int]) -> None:
+        """These dimensions of a parameter hold positions of a kernel, no channels."""
+        for dim in dims:
+            if (labels := self.dims[value][dim]) is not None:
+                self.fix(labels, POSITION)
+            self.dims[value][dim] = None
+
+    def solve(self) -> "Channels":
+        """The classes of all labels."""
+        from scipy.sparse import coo_array  # takes half a second
+        from scipy.sparse.csgraph import connected_components
+
+        a = np.concatenate([np.zeros(0, np.int64), *(a for a, _, _ in self.ties)])
+        b = np.concatenate([np.zeros(0, np.int64), *(b for _, b, _ in self.ties)])
+        edges = coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(self.count, self.count))
+        count, channel = connected_components(edges, directed=False)
+        reason = np.full(count, len(self.fixes))
+        for i, (labels, _, _) in reversed(list(enumerate(self.fixes))):
+            reason[channel[labels]] = i  # the first reason is the one that is told
+        fixed = np.flatnonzero(reason < len(self.fixes)).tolist()
+        reasons = {c: self.fixes[reason[c]][1] for c in fixed}
+        read = np.zeros(count, np.bool_)
+        for labels in self.read:
+            read[channel[labels]] = True
+        return Channels(channel, reasons, {c: self.fixes[reason[c]][2] for c in fixed}, read)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Label -> channel, and why a channel may not go."""
+
+    of: np.ndarray
+    reasons: dict[int, str]
+    steps: dict[int, int]  # of fixed ones: number of the step that fixed them
+    read: np.ndarray  # `[channels]` bool: whether some operation sums over it
+
+    def conflict(self, labels: np.ndarray) -> tuple[str, int] | None:
+        """What stands against these channels: a step that fixed one, or that all became one."""
+        of = np.unique(self.of[labels]).tolist()
+        fixed = [self.steps[c] for c in of if c in self.reasons]
+        if fixed:
+            return "step", min(fixed)
+        return ("channel", of[0]) if len(of) == 1 and len(labels) > 1 else None
+
+
+@dataclass(eq=False)
+class Split:
+    """A dimension came apart into several, one of which can hold the channels: which one?"""
+
+    key: tuple  # what chooses alike has the same
+    step: int
+    options: list[np.ndarray]  # the labels that each candidate passes on, of the flat entries
+    chosen: int
+    innermost: int  # the candidate whose part is the last one
+
+    @property
+    def labels(self) -> np.ndarray:
+        """What the present candidate passes on."""
+        return self.options[self.chosen]
+
+
+Rule = Callable[[Tracer, Step], None]

@@ -1,0 +1,107 @@
+"""What a plan says to its reader: a table of groups, a line for each layer, a picture."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from torch import nn
+
+from sparsetrain.shrink.budget import COSTS
+from sparsetrain.shrink.graph import Graph, Group, Widths
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Line:
+    """What happens to one layer."""
+
+    layer: str
+    state: str  # "pruned", "kept", "protected", "not prunable" or "not used"
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.state}" + (f", {self.why}" if self.why else "")
+
+
+def table(graph: Graph, widths: Widths, asked: str) -> Table:
+    """One row a group: what goes, what stays, what cannot go and why."""
+    shares = ", ".join(f"{100 * share(graph, widths, what):.1f}% of the {what}" for what in COSTS)
+    caption = f"keeps {shares}" + (f"; {asked}" if asked else "")
+    found = Table(
+        "channels of", caption=caption, caption_style="", min_width=min(len(caption), 100)
+    )
+    for heading in ("width", "kept"):
+        found.add_column(heading, justify="right")
+    found.add_column("why")
+    for group in graph.groups:
+        if all(m.tensor not in graph.trainable for m in group.members):
+            continue
+        kept = str(widths[group.name]) if group.fixed is None else "all"
+        found.add_row(group.name, str(group.width), kept, group.fixed or "")
+    return found
+
+
+def share(graph: Graph, widths: Widths, what: str) -> float:
+    """Share of "flops", "parameters", "channels" or "memory" that is kept, in 0-1."""
+    cost = COSTS[what]
+    return cost(graph, widths) / max(1, cost(graph, {}))
+
+
+def lines(model: nn.Module, graph: Graph, widths: Widths) -> list[Line]:
+    """Every layer that holds parameters: pruned, kept, protected, or not prunable and why."""
+    made, read = _groups_of(graph, consumes=False), _groups_of(graph, consumes=True)
+    return [
+        _line(name, module, made, read, widths)
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+
+
+def _groups_of(graph: Graph, consumes: bool) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for group in graph.groups:
+        for member in group.members:
+            if member.consumes == consumes:
+                found.setdefault(member.tensor, []).append(group)
+    return found
+
+
+def _line(
+    name: str,
+    module: nn.Module,
+    made: Mapping[str, list[Group]],
+    read: Mapping[str, list[Group]],
+    widths: Widths,
+) -> Line:
+    own = [f"{name}.{n}".removeprefix(".") for n, _ in module.named_parameters(recurse=False)]
+    name = name or type(module).__name__
+    groups = {g.name: g for t in own for g in made.get(t, [])}
+    inputs = {g.name: g for t in own for g in read.get(t, [])}
+    if not groups and not inputs:
+        return Line(name, "not used", "the sample's call does not read it")
+    said = [*_changes("", groups, widths), *_changes("inputs ", inputs, widths)]
+    if said:
+        return Line(name, "pruned", "; ".join(said))
+    reasons = [g.fixed for g in (groups or inputs).values()]
+    if None in reasons:
+        return Line(name, "kept", "all channels stay")
+    if "it is protected" in reasons:
+        return Line(name, "protected", "")
+    return Line(name, "not prunable", "; ".join(dict.fromkeys(r for r in reasons if r)))
+
+
+def _changes(what: str, groups: Mapping[str, Group], widths: Widths) -> Iterator[str]:
+    for name, group in groups.items():
+        left = widths.get(name, group.width)
+        if left < group.width:
+            yield f"{what}{group.width} -> {left}"
+
+
+def picture(graph: Graph, widths: Widths) -> "Figure":
+    """Channels of each group that may lose some, and how many are kept."""
+    from sparsetrain import plots  # loads matplotlib
+
+    return plots.widths({g.name: (g.width, widths.get(g.name, g.width)) for g in graph.free})

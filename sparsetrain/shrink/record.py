@@ -1,0 +1,286 @@
+"""Record every operation that a model runs in one example call.
+
+The call is carried out for real, so that a model may do what it likes: branch on data, loop, build
+constants. What is recorded is what ran: operations of torch's dispatcher, after composite ones
+came apart (`einsum` is `bmm` and `permute` by then, `nn.MultiheadAttention` is `addmm`, `view` and
+an attention), so that few rules cover many models.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sparsetrain import modes
+from sparsetrain.modes import quietly
+from sparsetrain.shrink import mentions
+from sparsetrain.shrink.mentions import Mention, Mentions
+
+INDEX = (torch.int64, torch.int32)
+SEED = 0  # of what a model draws while it is looked at: the same in all its runs
+TORCH = str(Path(str(torch.__file__)).parent)
+OWN = {__file__, mentions.__file__, modes.__file__}  # files whose code is never the model's
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the recorded call."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    name: str | None = None  # of the parameter or buffer that it is
+    held: Tensor | None = None  # a constant: its data, that no recorded operation made
+    channels_last: bool = False
+    known: Tensor | None = None  # whole numbers that depend on constants alone
+    strides: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation; what it changes in place is among `outputs`, too."""
+
+    op: Any  # an OpOverload
+    args: tuple[Any, ...]  # with a Value for each tensor
+    kwargs: Mapping[str, Any]
+    outputs: list[Value]
+    module: str  # dotted name of the module that stands closest around it
+    line: str  # "file.py:41" of the model's code
+    used: bool = True  # whether anything hangs on it
+
+    @property
+    def values(self) -> list[Value]:
+        """The tensors that it reads, in the order of its arguments."""
+        return [v for v in tree_leaves((self.args, dict(self.kwargs))) if isinstance(v, Value)]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the same comes out at every call."""
+        random = torch.Tag.nondeterministic_seeded in self.op.tags
+        changes = random or self.op._schema.is_mutable
+        return not changes and all(v.known is not None for v in self.values)
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, given by place or by name."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    @property
+    def addresses_alike(self) -> bool:
+        """Whether it gives its tensor new strides that name the same entries."""
+        x, shape, strides = self.args[0], self.arg(1, "size"), self.arg(2, "stride")
+        wide = [d for d, size in enumerate(x.shape) if size > 1]
+        same = tuple(shape) == x.shape and self.arg(3, "storage_offset") in (None, 0)
+        return same and all(x.strides[d] == strides[d] for d in wide)
+
+    def __str__(self) -> str:
+        where = ", ".join(place for place in (self.module, self.line) if place)
+        return f"{self.op.overloadpacket}" + (f" in {where}" if where else "")
+
+
+@dataclass(eq=False)
+class Program:
+    """One call of a model."""
+
+    steps: list[Step] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    returned: tuple[list[Any], TreeSpec] | None = None  # leaves, with a Value for each tensor
+    tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
+    mentions: list[Mention] = field(default_factory=list)
+    scales: set[tuple[str, str]] = field(default_factory=set)  # attributes that became fractions
+
+
+def record(
+    model: nn.Module, sample: Any, training: bool = False, only: type[nn.Module] = nn.Module
+) -> Program:
+    """Run `model` once on `sample`, without dropout, and leave it as it was.
+
+    Args:
+        sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
+        training: in training mode, but for modules that are not of the class `only`.
+
+    Raises:
+        ValueError: the model does not run on this sample; the message ends with its own reason.
+    """
+    args, kwargs = arguments(sample)
+    recorder = _Recorder(model, (args, kwargs))
+    found = Mentions(model, recorder.program.steps)
+    try:
+        with (
+            torch.set_grad_enabled(training),  # attention has other operations where it learns
+            _without_fast_paths(),
+            quietly(model, training, SEED, only),
+            recorder.scopes(model),
+            found.marked(),
+            found,
+            recorder,
+        ):
+            output = model(*args, **kwargs)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ValueError(
+            f"plan: {type(model).__name__} does not run on this sample: {reason}"
+        ) from error
+    recorder.program.mentions, recorder.program.scales = found.found, found.scales
+    recorder.returns(output)
+    _mark_unused(recorder.program)
+    return recorder.program
+
+
+def _mark_unused(program: Program) -> None:
+    """Steps whose results nothing reads, such as a channel that is taken for its shape alone."""
+    read = set(program.outputs)
+    for step in reversed(program.steps):
+        drawn = torch.Tag.nondeterministic_seeded in step.op.tags
+        if step.op._schema.is_mutable or drawn or not step.outputs:
+            read |= set(step.values)
+        elif read.isdisjoint(step.outputs):
+            step.used = False
+        else:
+            read |= set(step.values)
+
+
+def arguments(sample: Any) -> tuple[tuple, dict]:
+    """A sample as positional and keyword arguments of the model."""
+    if isinstance(sample, Mapping):
+        return (), dict(sample)
+    return (tuple(sample) if isinstance(sample, tuple | list) else (sample,)), {}
+
+
+def twice(sample: Any) -> Any:
+    """The sample and itself once more, as one batch."""
+    args, kwargs = arguments(sample)
+    batch = next((len(t) for t in tensors_of((args, kwargs)) if t.dim()), 0)
+    return tree_map_only(
+        Tensor, lambda t: torch.cat([t, t]) if t.dim() and len(t) == batch else t, kwargs or args
+    )
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a model returns: in tuples, dicts, and objects that hold them."""
+    return [tensor for leaf in tree_leaves(output) for tensor in _held(leaf)]
+
+
+def _held(leaf: Any) -> list[Tensor]:
+    if isinstance(leaf, Tensor):
+        return [leaf]
+    if hasattr(leaf, "__dict__") and not isinstance(leaf, nn.Module | type):
+        return [t for t in vars(leaf).values() if isinstance(t, Tensor)]
+    return []
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.program = Program()
+        self._known = WeakTensorKeyDictionary()
+        self._scope: list[str] = []
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor not in self._known:
+                self._new(tensor, name)
+        for tensor in tensors_of(inputs):
+            self.program.inputs.append(self._new(tensor))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given, named = tree_map_only(Tensor, self.value, (args, kwargs or {}))
+        results = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves(results) if isinstance(t, Tensor)]
+        outputs = [self._known.get(t) or self._new(t) for t in tensors]
+        scope = self._scope[-1] if self._scope else ""
+        step = Step(func, given, named, outputs, scope, _line())
+        self.program.steps.append(step)
+        for value, tensor in zip(outputs, tensors, strict=True):
+            value.known = _numbers(tensor) if step.constant else None
+        return results
+
+    def value(self, tensor: Tensor) -> Value:
+        """The record of a tensor; one that nothing recorded made is a constant."""
+        value = self._known.get(tensor)
+        if value is None:
+            value = self._new(tensor)
+            value.held, value.known = tensor.detach(), _numbers(tensor)
+        elif value.name is not None and value.name not in self.program.tensors:
+            self.program.tensors[value.name] = value
+            value.known = _numbers(tensor)
+        return value
+
+    def returns(self, output: Any) -> None:
+        """Note what the model returned; an object is as good as a tuple of its tensors."""
+        leaves, structure = tree_flatten(output)
+        found: list[Any] = []
+        for leaf in leaves:
+            values = [self.value(t) for t in _held(leaf)]
+            self.program.outputs += values
+            plain = leaf is None or isinstance(leaf, bool | int | float | str)
+            one = values[0] if isinstance(leaf, Tensor) else tuple(values)
+            found.append(leaf if plain else one)
+        self.program.returned = found, structure
+
+    def _new(self, tensor: Tensor, name: str | None = None) -> Value:
+        last = tensor.dim() == 4 and not tensor.is_contiguous()
+        last = last and tensor.is_contiguous(memory_format=torch.channels_last)
+        value = Value(tuple(tensor.shape), tensor.dtype, name, channels_last=last)
+        value.strides = tensor.stride() if tensor.layout == torch.strided else ()
+        self._known[tensor] = value
+        return value
+
+    @contextmanager
+    def scopes(self, model: nn.Module) -> Iterator[None]:
+        """Know which of the model's modules is running."""
+        names = {module: name for name, module in model.named_modules()}
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self._scope.append(names.get(module, self._scope[-1] if self._scope else ""))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self._scope.pop()
+
+        hooks = [
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _numbers(tensor: Tensor) -> Tensor | None:
+    """A copy of a tensor that can be an index."""
+    return tensor.detach().clone() if tensor.dtype in INDEX and tensor.numel() <= 2**16 else None
+
+
+@contextmanager
+def _without_fast_paths() -> Iterator[None]:
+    """Transformer and recurrent layers as separate operations."""
+    backends: Any = torch.backends
+    mha, mkldnn, cudnn = backends.mha, backends.mkldnn, backends.cudnn
+    before = mha.get_fastpath_enabled(), mkldnn.enabled, cudnn.enabled
+    mha.set_fastpath_enabled(False)
+    mkldnn.enabled = cudnn.enabled = False
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before[0])
+        mkldnn.enabled, cudnn.enabled = before[1:]
+
+
+def _line() -> str:
+    """The innermost line of the model's own code: outside torch, inside the call."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code is not record.__code__:
+        path = frame.f_code.co_filename
+        if not path.startswith(TORCH) and path not in OWN:
+            return f"{Path(path).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
