@@ -255,6 +255,12 @@ Threads = Annotated[list[int], typer.Option(min=1, help="may be given again")]
 Repeats = Annotated[int, typer.Option(min=1, help="times each measurement is taken")]
 ResultFile = Annotated[Path | None, typer.Option("--json", help="file for results")]
 PictureFile = Annotated[Path | None, typer.Option("--plot", help="file for a picture")]
+Batches = Annotated[list[int], typer.Option(min=1, help="only these")]
+Sparsities = Annotated[list[float], typer.Option(help="only these")]
+Patterns = Annotated[list[str], typer.Option(help="only these")]
+Patience = Annotated[float, typer.Option(min=0, help="seconds a contender, at most")]
+Compiled = Annotated[bool, typer.Option(help="time torch.compile too")]
+WithRivals = Annotated[bool, typer.Option("--rivals/--no-rivals", help="if installed")]
 
 
 @bench.command("select")
@@ -296,14 +302,14 @@ def bench_optim(
 def bench_layers(
     preset: Annotated[str, typer.Option(help="bars (what is promised) or all")] = "bars",
     network: Annotated[list[str], typer.Option(help="only of these; may be given again")] = [],  # noqa: B006
-    batch: Annotated[list[int], typer.Option(min=1, help="only these")] = [],  # noqa: B006
-    sparsity: Annotated[list[float], typer.Option(help="only these")] = [],  # noqa: B006
-    pattern: Annotated[list[str], typer.Option(help="only these")] = [],  # noqa: B006
+    batch: Batches = [],  # noqa: B006
+    sparsity: Sparsities = [],  # noqa: B006
+    pattern: Patterns = [],  # noqa: B006
     threads: Threads = [1, 2],  # noqa: B006
     repeats: Repeats = 20,
-    patience: Annotated[float, typer.Option(min=0, help="seconds a contender, at most")] = 2.0,
-    compiled: Annotated[bool, typer.Option(help="time torch.compile too")] = True,
-    with_rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="if installed")] = True,
+    patience: Patience = 2.0,
+    compiled: Compiled = True,
+    with_rivals: WithRivals = True,
     json_path: ResultFile = None,
     plot_path: PictureFile = None,
 ) -> None:
@@ -321,15 +327,15 @@ def bench_layers(
 @bench.command("models")
 def bench_models(
     model: Annotated[list[str], typer.Option(help="only these; may be given again")] = [],  # noqa: B006
-    batch: Annotated[list[int], typer.Option(min=1, help="only these")] = [],  # noqa: B006
+    batch: Batches = [],  # noqa: B006
     what: Annotated[list[str], typer.Option(help="only inference, or training")] = [],  # noqa: B006
-    sparsity: Annotated[list[float], typer.Option(help="only these")] = [],  # noqa: B006
-    pattern: Annotated[list[str], typer.Option(help="only these")] = [],  # noqa: B006
+    sparsity: Sparsities = [],  # noqa: B006
+    pattern: Patterns = [],  # noqa: B006
     threads: Threads = [1, 2],  # noqa: B006
     repeats: Repeats = 20,
-    patience: Annotated[float, typer.Option(min=0, help="seconds a contender, at most")] = 20.0,
-    compiled: Annotated[bool, typer.Option(help="time torch.compile too")] = True,
-    with_rivals: Annotated[bool, typer.Option("--rivals/--no-rivals", help="if installed")] = True,
+    patience: Patience = 20.0,
+    compiled: Compiled = True,
+    with_rivals: WithRivals = True,
     json_path: ResultFile = None,
 ) -> None:
     """VGG-19 and ResNet-50, inference and training: sparsified against the fastest dense.

@@ -28,7 +28,6 @@ from sparsetrain.data import Images
 from sparsetrain.execution import Execution
 from sparsetrain.files import remove_parts, write_text
 from sparsetrain.methods import Method
-from sparsetrain.modes import quietly
 from sparsetrain.optim import state_like
 from sparsetrain.shrink import Layer, trace
 
@@ -156,11 +155,10 @@ def _execution(
 
 
 def _layers(config: Config, model: nn.Module, data: Images) -> Sequence[Layer] | None:
-    """The layers that FLOPs are counted of; None where torch.export cannot follow the model."""
+    """The layers that FLOPs are counted of; None where the model does not run on them."""
     sample = torch.zeros(1, *data.shape, device=config.torch_device)
     try:
-        with quietly(model, training=False):
-            return trace(model, sample).layers
+        return trace(model, sample).layers
     except ValueError:
         return None
 

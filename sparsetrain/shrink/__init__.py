@@ -12,4 +12,5 @@ from sparsetrain.shrink.graph import ReLU as ReLU
 from sparsetrain.shrink.plan import Plan as Plan
 from sparsetrain.shrink.plan import load_plan as load_plan
 from sparsetrain.shrink.record import arguments as arguments
+from sparsetrain.shrink.rules import rule as rule
 from sparsetrain.shrink.trace import trace as trace

@@ -80,7 +80,8 @@ def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachmen
     """Remove all channels that are not in `kept`; on an error everything is as it was."""
     cut = Cut()
     stay = entries(graph, kept)
-    sizes = traced_sizes(model, Small(graph.walk, stay))
+    small = Small(graph.walk, stay)
+    sizes = traced_sizes(model, small)
     try:
         with torch.no_grad():
             tensors: list[Tensor] = []
@@ -90,7 +91,7 @@ def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachmen
                 tensors += together
                 stays += [by_dim] * len(together)
             cut.shrink(tensors, stays)
-            _renumber(cut, model, Small(graph.walk, stay), attached)
+            _renumber(cut, model, small, attached)
         _resize(cut, model, sizes)
         if attached.ema is not None:
             average = getattr(attached.ema, "module", attached.ema)

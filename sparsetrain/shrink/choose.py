@@ -36,7 +36,7 @@ def plan(
     """Choose which channels of `model` go so that at most a given share of its cost stays.
 
     Args:
-        model: any module that `torch.export` can trace; left as it was.
+        model: any module that runs on the sample; left as it was.
         sample: one input of the model, or a tuple or dict of them.
         score: worth of every channel, such as `sparsetrain.scores.ThreeSP(loss_fn, batch)`.
         flops, parameters, channels, memory: the share to keep, in (0, 1]; exactly one of them, or

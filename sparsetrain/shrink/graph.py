@@ -69,6 +69,7 @@ class Graph:
     activations: Mapping[str, int] = field(default_factory=dict)  # group -> entries a channel
     untouched: int = 0  # entries of activations that no channel owns, in one sample
     walk: Any = field(default=None, repr=False, compare=False)  # shrink.trace.Walk, for the proof
+    owners: Any = field(default=None, repr=False, compare=False)  # shrink.groups.Owners
 
     @property
     def free(self) -> tuple[Group, ...]:

@@ -19,7 +19,6 @@ from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.record import Program, Step, Value, arguments, record, tensors_of, twice
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
-from sparsetrain.shrink.trace import follow
 
 # Norms that update statistics in training mode: the places of these, and of the mode.
 NORMS = dict.fromkeys(("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"), (3, 5))
@@ -30,8 +29,7 @@ def graph_module(model: nn.Module, sample: Any, graph: Graph, kept: Kept) -> fx.
 
     The model is still whole: once these channels are cut from its tensors, the module runs.
     """
-    walk = graph.walk or follow(record(model, sample))
-    small = Small(walk, entries(graph, kept))
+    small = Small(graph.walk, entries(graph, kept))
     return _Builder(model, small, _doubled(model, sample, small.walk.program)).build(sample)
 
 

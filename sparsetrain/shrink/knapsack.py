@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,13 +88,12 @@ def search(
     scores: Mapping[str, Tensor],
     limits: Limits,
     share: float,
-    folder: str | Path | None = "auto",
 ) -> Found:
     """Channels to keep so that the model takes `share` of its time on the sample, on this device.
 
     The nearest that is found, measured; above the target only where nothing meets it.
     """
-    predict = Latency(graph, Cache(folder))
+    predict = Latency(graph, Cache())
     whole = predict({})
     wanted, tried = share, []
     for _ in range(CORRECTIONS):

@@ -4,7 +4,7 @@ Every entry along a dimension of a tensor has a label; operations tie labels tog
 that cannot go. All ties are collected and the classes found at the end, in time linear in them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,6 +160,3 @@ class Split:
     def labels(self) -> np.ndarray:
         """What the present candidate passes on."""
         return self.options[self.chosen]
-
-
-Rule = Callable[[Tracer, Step], None]

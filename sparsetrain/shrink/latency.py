@@ -57,11 +57,10 @@ class Latency:
 
     def __init__(self, graph: Graph, cache: Cache) -> None:
         self.graph = graph
-        self._group_of = _groups_of_channels(graph)
         self.fixed = 0.0  # ms of operations that no group changes
         self.steps: list[Timed] = []
         for step in graph.walk.program.steps:
-            if _computes(step):
+            if step.computes:
                 self._time(step, cache)
         cache.write()
         self.of_group: dict[str, list[Timed]] = defaultdict(list)
@@ -102,17 +101,14 @@ class Latency:
 
     def _parts(self, values: list[Value]) -> dict[str, float]:
         """Group -> its part of the widest dimension that holds channels of these values."""
+        graph, walk = self.graph, self.graph.walk
         parts: dict[str, float] = {}
         for value in values:
-            if value in self.graph.walk.tracer.origin:
-                continue
-            for labels in self.graph.walk.tracer.dims[value]:
-                if labels is not None and len(labels):
-                    owners = self._group_of[self.graph.walk.channels.of[labels]]
-                    for number in np.unique(owners[owners >= 0]).tolist():
-                        part = float((owners == number).mean())
-                        name = self.graph.free[number].name
-                        parts[name] = max(parts.get(name, 0.0), part)
+            dims = () if value in walk.tracer.origin else walk.tracer.dims[value]
+            for labels in (labels for labels in dims if labels is not None):
+                for name, count in graph.owners.counts(walk.channels, labels).items():
+                    if graph[name].fixed is None:
+                        parts[name] = max(parts.get(name, 0.0), count / len(labels))
         total = sum(parts.values())
         return {name: part / max(1.0, total) for name, part in parts.items()}
 
@@ -131,26 +127,10 @@ class Latency:
 def times(graph: Graph, cache: Cache) -> list[tuple[str, float]]:
     """(module, ms) of every operation that computes something, at full width."""
     whole = Small(graph.walk, {})
-    found = [
-        (s.module, _call_ms(s, whole, cache)) for s in graph.walk.program.steps if _computes(s)
-    ]
+    steps = [step for step in graph.walk.program.steps if step.computes]
+    found = [(step.module, _call_ms(step, whole, cache)) for step in steps]
     cache.write()
     return found
-
-
-def _computes(step: Step) -> bool:
-    """Whether it makes anything anew: no view, nothing in place."""
-    return not any(r.alias_info for r in step.op._schema.returns)
-
-
-def _groups_of_channels(graph: Graph) -> np.ndarray:
-    """Channel -> number of its free group, or -1."""
-    owner = np.full(len(graph.walk.channels.of) + 1, -1)
-    for number, group in enumerate(graph.free):
-        member = group.members[0]
-        labels = graph.walk.tracer.tensors[member.tensor][member.dim]
-        owner[graph.walk.channels.of[labels[member.index[:, 0].numpy()]]] = number
-    return owner
 
 
 def _call_ms(step: Step, small: Small, cache: Cache) -> float:

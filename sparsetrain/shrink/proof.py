@@ -117,8 +117,7 @@ def expect(
     Args:
         training: in training mode, too, which is for modules of the class `only`.
     """
-    walk = graph.walk or follow(record(model, sample))
-    return expect_of(model, walk, entries(graph, kept), sample, training, only)
+    return expect_of(model, graph.walk, entries(graph, kept), sample, training, only)
 
 
 def expect_of(

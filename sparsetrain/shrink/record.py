@@ -67,6 +67,11 @@ class Step:
         changes = random or self.op._schema.is_mutable
         return not changes and all(v.known is not None for v in self.values)
 
+    @property
+    def computes(self) -> bool:
+        """Whether it makes anything anew: no view, nothing in place."""
+        return not any(r.alias_info for r in self.op._schema.returns)
+
     def arg(self, position: int, name: str, default: Any = None) -> Any:
         """An argument, given by place or by name."""
         if len(self.args) > position:

@@ -63,7 +63,7 @@ class _Replay:
         cuts = [c for c in self.walk.tracer.cuts.get(step, ()) if self.small.dead(c.labels).any()]
         if any(cut.whole for cut in cuts):
             return self._run_small(step, found)
-        zeroed = dict(found)
+        zeroed = dict(found) if cuts else found
         for cut in cuts:
             dead = torch.from_numpy(np.flatnonzero(self.small.dead(cut.labels)))
             zeroed[cut.value] = zeroed[cut.value].index_fill(cut.dim, dead, 0)

@@ -9,8 +9,6 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
 from sparsetrain.shrink.labels import AROUND, Channels, Split, Tracer
 
@@ -91,6 +89,9 @@ def _fixed_since(tracer: Tracer) -> np.ndarray:
 
     Of all ways the one counts that was there first: these ways form a minimum spanning tree.
     """
+    from scipy.sparse import coo_array  # takes half a second
+    from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+
     root = tracer.count  # stands for every reason to be fixed
     a, b, at = _once(tracer, root)
     # A weight of 0 is no edge, and steps begin at AROUND.

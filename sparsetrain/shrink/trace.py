@@ -59,6 +59,7 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
         relus,
         *_activations(walk, owners),
         walk,
+        owners,
     )
 
 
@@ -193,6 +194,6 @@ def _kept_for_backward(walk: Walk) -> set[Value]:
     """What steps make anew: no views, nothing in place, nothing made of parameters alone."""
     new: set[Value] = set()
     for step in walk.program.steps:
-        if not any(r.alias_info for r in step.op._schema.returns):
+        if step.computes:
             new |= set(step.outputs)
     return new - set(walk.tracer.origin)
