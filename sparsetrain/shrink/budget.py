@@ -35,10 +35,11 @@ class Limits:
     def unit(self, group: Group) -> int:
         """Channels that make a whole step; one head of 64 entries is several steps by itself."""
         entries = min(m.index.shape[1] for m in group.members)
-        return self.round_to // math.gcd(self.round_to, entries)
+        return math.lcm(self.round_to // math.gcd(self.round_to, entries), group.multiple)
 
     def least(self, group: Group) -> int:
-        return min(group.width, max(self.min_channels, self.unit(group)))
+        units = math.ceil(self.min_channels / self.unit(group))
+        return min(group.width, units * self.unit(group))
 
     def nearest(self, group: Group, width: float) -> int:
         unit = self.unit(group)

@@ -37,6 +37,7 @@ class Group:
     width: int
     members: tuple[Member, ...]
     fixed: str | None = None  # why no channel may go, or None
+    multiple: int = 1  # an operation runs with multiples of this many channels alone
 
 
 @dataclass(frozen=True)

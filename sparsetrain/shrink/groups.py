@@ -3,8 +3,9 @@
 All entries of all parameters and buffers are sorted by channel once; the rest is slices of that.
 """
 
+import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -59,7 +60,19 @@ def groups_of(tracer: Tracer, channels: Channels) -> tuple[tuple[Group, ...], Ow
         owners.place[runs.channel[runs.first[found]]] = np.arange(len(found))
         owners.names.append(group.name)
         groups.append(group)
-    return tuple(groups), owners
+    return tuple(_with_multiples(groups, owners, tracer, channels)), owners
+
+
+def _with_multiples(
+    groups: list[Group], owners: Owners, tracer: Tracer, channels: Channels
+) -> list[Group]:
+    """The groups, with how many channels operations take at a time."""
+    found = {group.name: group for group in groups}
+    for labels, multiple in tracer.multiples:
+        for name, entries in owners.counts(channels, labels).items():
+            each = multiple // math.gcd(multiple, entries // found[name].width)
+            found[name] = replace(found[name], multiple=math.lcm(found[name].multiple, each))
+    return list(found.values())
 
 
 @dataclass(frozen=True)

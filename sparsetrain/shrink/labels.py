@@ -45,6 +45,7 @@ class Tracer:
         self.layers: list[Layer] = []
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
         self.read: list[np.ndarray] = []  # the labels that some operation sums over
+        self.multiples: list[tuple[np.ndarray, int]] = []  # labels that go by so many at a time
         self.numbers: dict[str, np.ndarray] = {}  # buffer of numbers -> labels of what they choose
         self.parts: dict[tuple[Value, int], dict[int, int]] = {}  # of slices: start -> length
         self.relus: list[tuple[str, int | None, Labels]] = []
@@ -151,6 +152,7 @@ class Split:
     """A dimension came apart into several, one of which can hold the channels: which one?"""
 
     key: tuple  # what chooses alike has the same
+    like: tuple  # what is built alike, as other layers are, has the same
     step: int
     options: list[np.ndarray]  # the labels that each candidate passes on, of the flat entries
     chosen: int

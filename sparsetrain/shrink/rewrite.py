@@ -157,11 +157,21 @@ def _pad(step: Step, small: Small) -> Call:
     return _with(step, {(1, "pad"): amounts})
 
 
+def _scale(step: Step, small: Small) -> Call:
+    op, args, kwargs = general(step)
+    if step.scales is None:
+        return op, args, kwargs
+    x, factor = args
+    before, after = x.shape[step.scales], small.shape(x)[step.scales]
+    return op, (x, factor * (before / after) ** 0.25), kwargs
+
+
 REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "native_group_norm": _group_norm,
     "convolution": _convolution,
+    "mul": _scale,
     **dict.fromkeys(("as_strided", "as_strided_"), _restrided),
     "slice": _slice,
     "constant_pad_nd": _pad,

@@ -54,16 +54,23 @@ class Chooser:
     def _others(
         self, tracer: Tracer, channels: Channels, found: dict[tuple, list[Split]]
     ) -> dict[tuple, int]:
-        """Of several that are in each other's way, the first one's choice changes."""
+        """Of several that are in each other's way, the first one that can change does.
+
+        With it change its likes in other layers that are in the way, too.
+        """
         moving: dict[Any, tuple] = {}
+        likes: dict[tuple, list[tuple]] = defaultdict(list)
         for key, splits in found.items():
             tried = self._stuck[key]
-            tried.setdefault(self.choices.get(key, 0), len(splits))
-            if splits:
+            now = self.choices.get(key, 0)
+            tried.setdefault(now, len(splits))
+            if splits and (other := self._next(key, len(splits[0].options))) != now:
                 conflict = channels.conflict(splits[0].labels)
                 at_output = conflict == ("step", tracer.step)
-                moving.setdefault(key if at_output else conflict, key)
-        return {key: self._next(key, len(found[key][0].options)) for key in moving.values()}
+                change = splits[0].like, now, other
+                likes[change].append(key)
+                moving.setdefault(key if at_output else conflict, change)
+        return {key: change[-1] for change in moving.values() for key in likes[change]}
 
     def _next(self, key: tuple, candidates: int) -> int:
         """One that was not tried yet, or the one that left the least stuck."""

@@ -47,6 +47,35 @@ def entries_within_all_heads() -> nn.Module:
     return Net(forward, **layers, out=nn.Linear(16, 2), scale=8**-0.5)
 
 
+@hard(sequence, whole=("bias",))
+def gates_of_each_head() -> nn.Module:
+    """Layers gate one bias by heads of the residual stream, which a grouped convolution ties."""
+
+    def layer(n, y, bias):
+        heads, q, k, v = (
+            z.unflatten(-1, (4, -1)).transpose(1, 2) for z in (y, n.q(y), n.k(y), n.v(y))
+        )
+        gate = n.gate(heads).sum(-1, keepdim=True).sigmoid()
+        gate = gate * torch.tensor([1.0, 0.5, 0.25, 0.125]).view(4, 1, 1) * bias
+        return y + n.o(_merged((q @ k.mT + gate).softmax(-1) @ v))
+
+    def forward(n, x):
+        y = n.stem(x)
+        y = y + n.places(y.mT).mT
+        for layer in n.layers:
+            y = layer(y, n.bias)
+        return n.out(y)
+
+    def made() -> nn.Module:
+        linear = {name: nn.Linear(16, 16) for name in "qkvo"}
+        return Net(layer, **linear, gate=nn.Linear(4, 4))
+
+    layers = nn.ModuleList(made() for _ in range(3))
+    ends = {"stem": nn.Linear(6, 16), "out": nn.Linear(16, 2)}
+    places = nn.Conv1d(16, 16, 3, padding=1, groups=4)
+    return Net(forward, **ends, layers=layers, places=places, bias=parameter(4, 5, 5))
+
+
 @hard(sequence)
 def grouped_query_attention() -> nn.Module:
     """Two heads of queries share one of keys and values, which is repeated: they go together."""

@@ -4,7 +4,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sparsetrain.shrink.conformance.hard import Net, conv, hard, image, parameter, vectors
+from sparsetrain.shrink.conformance.hard import (
+    Net,
+    conv,
+    hard,
+    image,
+    parameter,
+    sequence,
+    vectors,
+)
 
 
 @hard(image)
@@ -245,6 +253,16 @@ def experts_by_row() -> nn.Module:
     experts = [nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in range(2)]
     layers = {"gate": nn.Linear(8, 2), "experts": nn.ModuleList(experts), "out": nn.Linear(8, 2)}
     return Net(forward, stem=conv(3, 8), **layers)
+
+
+@hard(sequence)
+def pooled_tokens() -> nn.Module:
+    """Half of the tokens: a pool of images whose kernel is 1 along the features."""
+
+    def forward(n, x):
+        return n.out(F.avg_pool2d(n.stem(x), (2, 1), ceil_mode=True))
+
+    return Net(forward, stem=nn.Linear(6, 12), out=nn.Linear(12, 2))
 
 
 @hard(image)

@@ -2,6 +2,7 @@
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
 from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.rules.elementwise import broadcast
 from sparsetrain.shrink.rules.registry import rule, untracked
 
 
@@ -36,6 +37,15 @@ def attention(t: Tracer, step: Step) -> list[Dims]:
             t.fix(labels, f"{step} masks by it")
     dims[-1] = t.dims[v][-1]
     return [dims, *(untracked(out) for out in step.outputs[1:])]
+
+
+@rule("mul")
+def product(t: Tracer, step: Step) -> Dims:
+    """Entries by entries; and the scale of an attention that came apart, which d of q and k set."""
+    if step.scales is not None:
+        x = step.values[0]
+        t.cut(step, x, len(x.shape) + step.scales, whole=True)
+    return broadcast(t, step)
 
 
 def _heads(t: Tracer, query: tuple[Labels, int], other: tuple[Labels, int], why: str) -> None:

@@ -123,6 +123,9 @@ def grouped_product(t: Tracer, step: Step) -> list[Dims]:
         t.fix_all(step.values, f"there is no rule for {step} of these shapes")
         return [untracked(step.outputs[0])]
     t.fix(t.dims[b][0], f"{step} takes one by its number")
+    for labels in (t.dims[a][1], t.dims[b][2]):
+        if labels is not None:  # rows begin where 16 bytes do
+            t.multiples.append((labels, max(1, 16 // a.dtype.itemsize)))
     t.tie(t.dims[a][1], t.dims[b][1], f"{step} {UNKNOWN}")
     t.cut(step, a, 1)
     t.consume(a, 1)

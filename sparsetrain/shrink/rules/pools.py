@@ -17,13 +17,24 @@ SAMPLINGS = {
 def pool(spatial: int):
     def follow(t: Tracer, step: Step) -> list[Dims]:
         x = step.values[0]
-        channels = len(x.shape) - spatial
-        for lost in t.dims[x][channels:]:
-            t.fix(lost, f"{step} pools over it")
-        dims: Dims = [*t.dims[x][:channels], *[None] * spatial]
+        dims = list(t.dims[x])
+        for d in range(len(dims) - spatial, len(dims)):
+            if not _by_itself(step, d - len(dims), spatial):
+                t.fix(dims[d], f"{step} pools over it")
+                dims[d] = None
         return [list(dims) for _ in step.outputs]
 
     return follow
+
+
+def _by_itself(step: Step, dim: int, spatial: int) -> bool:
+    """Whether a pool has a kernel of one position along this dimension, counted from the end."""
+    name = step.op.overloadpacket.__name__
+    if "adaptive" in name or "pool" not in name:
+        return False
+    kernel, stride, padding = (step.arg(place, "", []) for place in (1, 2, 3))
+    wanted = ((kernel, 1), (stride or kernel, 1), (padding or [0], 0))
+    return all(sizes[dim if len(sizes) == spatial else 0] == size for sizes, size in wanted)
 
 
 for _n, _names in SAMPLINGS.items():

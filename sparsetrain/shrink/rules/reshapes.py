@@ -1,6 +1,7 @@
 """Operations that keep every entry and rename its place."""
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -73,12 +74,13 @@ def _chosen(t: Tracer, step: Step, run: int, options: list, inputs: int) -> int:
     key: tuple = (t.step, run, len(options))
     if inputs == 1:
         key = (step.module, len(options), step.outputs[0].shape[options[-1][1]])
+    like = (re.sub(r"\d+", "", step.module), step.line, *key[1:])
     ranked = sorted(range(len(options)), key=lambda i: options[i][0])
     order = t.orders.setdefault(key, ranked)
     chosen = t.choices.get(key, 0)
     if len(options) > 1 and not options[order[0]][0][0]:
         labels = [options[i][-1] for i in order]
-        t.splits.append(Split(key, t.step, labels, chosen, order.index(len(options) - 1)))
+        t.splits.append(Split(key, like, t.step, labels, chosen, order.index(len(options) - 1)))
     return order[chosen]
 
 
