@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Step:
     used: bool = True  # whether anything hangs on it
     scales: int | None = None  # by an attention's own scale: the dimension that it is made of
 
-    @property
+    @cached_property
     def values(self) -> list[Value]:
         """The tensors that it reads, in the order of its arguments."""
         return [v for v in tree_leaves((self.args, dict(self.kwargs))) if isinstance(v, Value)]

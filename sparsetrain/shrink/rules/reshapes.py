@@ -51,8 +51,7 @@ def _run(t: Tracer, step: Step, run: int, parts: tuple, result: Dims) -> None:
         place = np.arange(size) // inner % after[d]
         for labels in flat:
             own = labels[np.arange(after[d]) * inner]
-            ties = np.unique(np.stack([own[place], labels]), axis=1)
-            ties = ties[:, ties[0] != ties[1]]
+            ties = _pairs(own[place], labels)
             few = after[d] < FEW
             fixed = labels[0] < t.inputs
             rank = (fixed, ties.size > 0, few, -after[d] if few else 0)
@@ -67,6 +66,13 @@ def _run(t: Tracer, step: Step, run: int, parts: tuple, result: Dims) -> None:
         if other is not labels:
             t.fix(other, f"{step} mixes it with others")
     result[d] = own
+
+
+def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What differs in `a` and `b`, `[2, n]`, each pair of labels once."""
+    differ = a != b
+    codes = np.unique(a[differ] * (b.max() + 1) + b[differ])
+    return np.stack(np.divmod(codes, b.max() + 1))
 
 
 def _chosen(t: Tracer, step: Step, run: int, options: list, inputs: int) -> int:
