@@ -88,7 +88,6 @@ def cut_channels(together: Together, kept: Kept) -> Cut:
         _resize(cut, model, sizes)
         if average is not None:
             _resize(cut, average, _same_modules(sizes, model, average))
-        rebuild_reducers(model)
     except BaseException:
         cut.undo()
         raise

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
-from sparsetrain.shrink.apply import Cut, cut_channels
+from sparsetrain.shrink.apply import Cut, cut_channels, rebuild_reducers
 from sparsetrain.shrink.attached import Attachments, Together
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import graph_module
@@ -81,6 +81,7 @@ class Plan:
         together = Together(self.model, self.graph, attached)
         proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
         shrunk, _, _ = self._cut(together, proof, as_graph)
+        rebuild_reducers(self.model)
         return shrunk
 
     def verify(self, as_graph: bool = False, training: bool = True) -> float:
