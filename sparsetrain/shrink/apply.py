@@ -4,11 +4,12 @@ Parameters, buffers, gradients, optimizer state, masks and EMA copies keep their
 tensor objects get smaller data, so whoever holds them (optimizer, hooks, scheduler) goes on.
 """
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsetrain.modes import quietly
@@ -99,16 +100,24 @@ def rebuild_reducers(model: nn.Module) -> None:
 
     By what it does itself when a pickled one comes back.
     """
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            parameters, sparse = module._build_params_for_reducer()
-            names = module._build_debug_param_to_name_mapping(parameters)
-            module._ddp_init_helper(parameters, sparse, names, module.static_graph)
-            if module.static_graph:
-                module.static_graph = False  # or it warns that it is set
-                module._set_static_graph()
-            for hook, state in module._comm_hooks:
-                torch.distributed._register_comm_hook(module.reducer, state, hook)
+    for wrapper in _wrappers(model):
+        parameters, sparse = wrapper._build_params_for_reducer()
+        names = wrapper._build_debug_param_to_name_mapping(parameters)
+        wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
+        if wrapper.static_graph:
+            wrapper.static_graph = False  # or it warns that it is set
+            wrapper._set_static_graph()
+        for hook, state in wrapper._comm_hooks:
+            distributed._register_comm_hook(wrapper.reducer, state, hook)
+
+
+def _wrappers(model: nn.Module) -> list[DistributedDataParallel]:
+    """Those inside a model, and those around it, of which it does not know."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return []
+    own = set(model.modules())
+    every = [o for o in gc.get_objects() if issubclass(type(o), DistributedDataParallel)]
+    return [wrapper for wrapper in every if not own.isdisjoint(wrapper.modules())]
 
 
 def entries(graph: Graph, kept: Kept) -> Stays:

@@ -73,6 +73,7 @@ OPTIMIZERS = {
     "SGD, maximize": lambda p: torch.optim.SGD(p, 0.01, 0.9, maximize=True),
     "Adam, fused": lambda p: torch.optim.Adam(p, fused=True, amsgrad=True),
     "Adam, foreach": lambda p: torch.optim.Adam(p, foreach=True, maximize=True),
+    "Adam, capturable": lambda p: torch.optim.Adam(p, capturable=True),
     "AdamW, foreach": lambda p: torch.optim.AdamW(p, foreach=True, amsgrad=True),
     "Adagrad": torch.optim.Adagrad,
     "Adagrad, fused": lambda p: torch.optim.Adagrad(p, fused=True),
@@ -88,14 +89,19 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_state_is_that_of_the_channels_that_stay(name):
+PLACES = [(name, "cpu") for name in OPTIMIZERS if "capturable" not in name]
+if torch.cuda.is_available():
+    PLACES += [(name, "cuda") for name in OPTIMIZERS if name != "Adagrad, fused"]
+
+
+@pytest.mark.parametrize(("name", "device"), PLACES)
+def test_state_is_that_of_the_channels_that_stay(name, device):
     """Entry by entry, and the next step is that of the small network's own optimizer."""
-    model = net()
+    model, x = net().to(device), SAMPLE.to(device)
     optimizer = OPTIMIZERS[name](model.parameters())
-    step(model, optimizer)
+    step(model, optimizer, x)
     before = {p: dict(copy.deepcopy(optimizer.state[p])) for p in model.parameters()}
-    removal = half(model)
+    removal = half(model, x)
     removal.apply(optimizer=optimizer)
     rows, columns = removal.kept["2"], removal.kept["0"]
     weight = model[2].weight
@@ -110,8 +116,8 @@ def test_state_is_that_of_the_channels_that_stay(name):
     other = OPTIMIZERS[name](twin.parameters())
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     held = [p.detach().clone() for p in model.parameters()]
-    step(model, optimizer)
-    step(twin, other)
+    step(model, optimizer, x)
+    step(twin, other, x)
     for p, q, was in zip(model.parameters(), twin.parameters(), held, strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=0)
         assert not torch.equal(p, was)

@@ -65,8 +65,10 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("inner", [False, True])
 @pytest.mark.parametrize("way", list(WAYS))
-def test_gradients_are_exchanged_after_looks_and_removals(way):
+def test_gradients_are_exchanged_after_looks_and_removals(way, inner):
+    """Whether the plan is that of the wrapper or of what it wraps."""
     model = DistributedDataParallel(convnet(), **WAYS[way])
     exchanged = summed(model)
     average = AveragedModel(model.module)
@@ -79,8 +81,8 @@ def test_gradients_are_exchanged_after_looks_and_removals(way):
         assert sum(exchanged) == 2 * sum(p.numel() for p in model.parameters())
 
     check()
-    removal = half(model)
-    assert set(removal.kept) == {"module.0", "module.3"}
+    removal = half(model.module if inner else model)
+    assert set(removal.kept) == ({"0", "3"} if inner else {"module.0", "module.3"})
     check()
     removal.verify()
     check()
