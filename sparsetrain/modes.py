@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 DROPOUTS = {
@@ -30,8 +31,8 @@ def quietly(
     """Train or eval mode for a while, always without dropout.
 
     With a `seed`, what the model draws is the same every time; training is for modules of the
-    class `only`. Afterwards every module's mode, every buffer (running statistics) and the random
-    number generators are as they were.
+    class `only`. No other rank is asked for anything. Afterwards every module's mode, every buffer
+    (running statistics) and the random number generators are as they were.
     """
     modes = {module: module.training for module in model.modules()}
     statistics = [(b, b.clone()) for b in model.buffers()] if training else []
@@ -42,7 +43,8 @@ def quietly(
         for module in model.modules():
             if isinstance(module, _DropoutNd) or not isinstance(module, only):
                 module.training = False
-        with torch.random.fork_rng(devices), _WithoutDropout() if training else nullcontext():
+        without = _WithoutDropout() if training else nullcontext()
+        with torch.random.fork_rng(devices), _plainly(), _alone(model), without:
             if seed is not None:
                 torch.manual_seed(seed)
                 random.seed(seed)
@@ -56,6 +58,32 @@ def quietly(
         with torch.no_grad():
             for buffer, before in statistics:
                 buffer.copy_(before)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Outside inference mode, and without the copies that autocast keeps of weights."""
+    learns = torch.is_grad_enabled()
+    torch.clear_autocast_cache()
+    try:
+        with torch.inference_mode(False), torch.set_grad_enabled(learns):
+            yield
+    finally:
+        torch.clear_autocast_cache()
+
+
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    """DistributedDataParallel calls what it wraps, and no other rank."""
+    wrappers = [m for m in model.modules() if isinstance(m, DistributedDataParallel)]
+    wrappers = [m for m in wrappers if "forward" not in vars(m)]
+    for wrapper in wrappers:
+        vars(wrapper)["forward"] = wrapper.module
+    try:
+        yield
+    finally:
+        for wrapper in wrappers:
+            del vars(wrapper)["forward"]
 
 
 class _WithoutDropout(TorchFunctionMode):

@@ -20,11 +20,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain.masks import Masks
+from sparsetrain.shrink.attached import unwrapped
 
 
 class Method:
@@ -124,13 +123,8 @@ def overflowed(model: nn.Module, scaler: GradScaler | None) -> bool:
 
 def plain(model: nn.Module) -> nn.Module:
     """The module that torch.compile, DistributedDataParallel or AveragedModel wraps."""
-    while True:
-        if isinstance(model, DistributedDataParallel | AveragedModel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
+    inside, _ = unwrapped(model)
+    return inside
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def set_data_(tensor: Tensor, data: Tensor) -> None:
     # autograd keeps a leaf's accumulator, with its old shape, as long as some graph is alive;
     # it drops it when the dtype changes, so pass through another dtype.
     other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
-    if tensor.is_floating_point():
+    if tensor.is_floating_point() and tensor.layout == torch.strided:
         tensor.data = torch.empty(0, dtype=other, device=tensor.device)
     tensor.data = data
 

@@ -4,39 +4,31 @@ Parameters, buffers, gradients, optimizer state, masks and EMA copies keep their
 tensor objects get smaller data, so whoever holds them (optimizer, hooks, scheduler) goes on.
 """
 
+import gc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from sparsetrain.modes import quietly
 from sparsetrain.ops import gather_channels
-from sparsetrain.optim import Masked, set_data_, state_like
+from sparsetrain.optim import set_data_
+from sparsetrain.shrink.attached import Together, unwrapped
 from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
-from sparsetrain.shrink.graph import Graph, named_tensor
+from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.small import Small, Stays
 
 Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
 
 
-@dataclass
-class Attachments:
-    """What must shrink together with the model's own tensors."""
-
-    optimizer: Optimizer | None = None
-    ema: nn.Module | None = None  # a copy of the model, or an AveragedModel around one
-    masks: dict[str, Tensor] = field(default_factory=dict)  # parameter name -> bool mask
-
-
 class Cut:
     """A removal that was carried out, with everything that `undo` needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._before: list[tuple[Tensor, Tensor]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
 
@@ -46,11 +38,15 @@ class Cut:
             set_data_(tensor, data)
         for module, name, value in reversed(self._attributes):
             setattr(module, name, value)
+        rebuild_reducers(self._model)
 
     def shrink(self, tensors: list[Tensor], stays: list[dict[int, Tensor]]) -> None:
         """Keep `stays[i]` of `tensors[i]`, rows and columns of a device's tensors in one pass."""
-        for device in dict.fromkeys(t.device for t in tensors):
-            mine = [i for i, t in enumerate(tensors) if t.device == device]
+        dense = [i for i, t in enumerate(tensors) if t.layout == torch.strided]
+        for i in set(range(len(tensors))).difference(dense):  # an embedding's sparse gradient
+            self.replace(tensors[i], _selected(tensors[i].data, stays[i]))
+        for device in dict.fromkeys(tensors[i].device for i in dense):
+            mine = [i for i in dense if tensors[i].device == device]
             ends = [stays[i].get(dim) for dim in (0, 1) for i in mine]
             on_device = _moved(ends, device)
             # check: their shapes are the graph's, and so the indices are in range.
@@ -61,9 +57,8 @@ class Cut:
                 check=False,
             )
             for i, new in zip(mine, kept, strict=True):
-                for dim, stay in stays[i].items():
-                    new = new.index_select(dim, stay.to(device)) if dim > 1 else new
-                self.replace(tensors[i], new)
+                deeper = {dim: stay for dim, stay in stays[i].items() if dim > 1}
+                self.replace(tensors[i], _selected(new, deeper))
 
     def replace(self, tensor: Tensor, data: Tensor) -> None:
         self._before.append((tensor, tensor.data))
@@ -76,25 +71,23 @@ class Cut:
             setattr(module, name, value)
 
 
-def cut_channels(model: nn.Module, graph: Graph, kept: Kept, attached: Attachments) -> Cut:
+def cut_channels(together: Together, kept: Kept) -> Cut:
     """Remove all channels that are not in `kept`; on an error everything is as it was."""
-    cut = Cut()
-    stay = entries(graph, kept)
+    model, graph, average = together.model, together.graph, together.average
+    cut, stay = Cut(model), entries(graph, kept)
     small = Small(graph.walk, stay)
     sizes = traced_sizes(model, small)
+    cuts = [(tensor, by_dim) for name, by_dim in stay.items() for tensor in together.of(name)]
+    numbered = {name: together.of(name) for name in small.walk.tracer.numbers}
     try:
-        with torch.no_grad():
-            tensors: list[Tensor] = []
-            stays: list[dict[int, Tensor]] = []
-            for name, by_dim in stay.items():
-                together = _together(model, name, attached, graph.shapes[name])
-                tensors += together
-                stays += [by_dim] * len(together)
-            cut.shrink(tensors, stays)
-            _renumber(cut, model, small, attached)
+        with torch.inference_mode(False), torch.no_grad():
+            cut.shrink(
+                [tensor for tensor, _ in cuts],
+                [{d: i for d, i in by_dim.items() if t.shape[d] > 1} for t, by_dim in cuts],
+            )
+            _renumber(cut, small, numbered)
         _resize(cut, model, sizes)
-        if attached.ema is not None:
-            average = getattr(attached.ema, "module", attached.ema)
+        if average is not None:
             _resize(cut, average, _same_modules(sizes, model, average))
     except BaseException:
         cut.undo()
@@ -107,11 +100,24 @@ def rebuild_reducers(model: nn.Module) -> None:
 
     By what it does itself when a pickled one comes back.
     """
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            parameters, sparse = module._build_params_for_reducer()
-            names = module._build_debug_param_to_name_mapping(parameters)
-            module._ddp_init_helper(parameters, sparse, names, module.static_graph)
+    for wrapper in _wrappers(model):
+        parameters, sparse = wrapper._build_params_for_reducer()
+        names = wrapper._build_debug_param_to_name_mapping(parameters)
+        wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
+        if wrapper.static_graph:
+            wrapper.static_graph = False  # or it warns that it is set
+            wrapper._set_static_graph()
+        for hook, state in wrapper._comm_hooks:
+            distributed._register_comm_hook(wrapper.reducer, state, hook)
+
+
+def _wrappers(model: nn.Module) -> list[DistributedDataParallel]:
+    """Those inside a model, and those around it, of which it does not know."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return []
+    own = set(model.modules())
+    every = [o for o in gc.get_objects() if issubclass(type(o), DistributedDataParallel)]
+    return [wrapper for wrapper in every if not own.isdisjoint(wrapper.modules())]
 
 
 def entries(graph: Graph, kept: Kept) -> Stays:
@@ -135,8 +141,11 @@ def entries(graph: Graph, kept: Kept) -> Stays:
 def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give parameters and buffers the shapes of a shrunk model, to load its state into them.
 
+    Torch's layers say their new widths. Where other modules keep some (`num_heads`), shapes do not
+    tell: save the plan too, load it for the model with `load_plan` and apply it.
+
     Raises:
-        ValueError: a name is unknown or missing, or a tensor would have to grow.
+        ValueError: a name is unknown or missing, or a tensor would have to grow; nothing changed.
     """
     own = model.state_dict(keep_vars=True)
     if missing := sorted(own.keys() ^ shapes.keys()):
@@ -145,24 +154,24 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
         old, new = tuple(tensor.shape), tuple(shapes[name])
         if len(old) != len(new) or any(n > o for n, o in zip(new, old, strict=True)):
             raise ValueError(f"{name} is {list(new)} in the saved model and {list(old)} in this")
-        if old != new:
-            format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
-            empty = torch.empty(new, dtype=tensor.dtype, device=tensor.device)
-            set_data_(tensor, empty.to(memory_format=format_) if len(new) == 4 else empty)
+    for name, tensor in own.items():
+        new = tuple(shapes[name])
+        if tensor.shape != new:
+            order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))  # channels_last
+            empty = torch.empty_permuted(new, order, dtype=tensor.dtype, device=tensor.device)
+            set_data_(tensor, empty)
     for module in model.modules():
         for name, value in tensor_sizes(module).items():
             setattr(module, name, value)
 
 
-def _renumber(cut: Cut, model: nn.Module, small: Small, attached: Attachments) -> None:
+def _renumber(cut: Cut, small: Small, numbered: Mapping[str, list[Tensor]]) -> None:
     """Buffers that hold numbers of channels hold those that they have now."""
-    for name, labels in small.walk.tracer.numbers.items():
-        alive = torch.from_numpy(~small.dead(labels))
-        if not alive.all():
-            now = alive.cumsum(0) - 1
-            tensors = _together(model, name, attached, tuple(named_tensor(model, name).shape))
-            for tensor in tensors:
-                cut.replace(tensor, now.to(tensor)[tensor])
+    for name, tensors in numbered.items():
+        alive = torch.from_numpy(~small.dead(small.walk.tracer.numbers[name]))
+        now = alive.cumsum(0) - 1
+        for tensor in tensors if not alive.all() else ():
+            cut.replace(tensor, now.to(tensor)[tensor])
 
 
 def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
@@ -172,30 +181,14 @@ def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
 
 
 def _same_modules(sizes: Sizes, model: nn.Module, copy: nn.Module) -> Sizes:
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in unwrapped(model)[0].named_modules()}
     return {copy.get_submodule(names[module]): found for module, found in sizes.items()}
 
 
-def _together(
-    model: nn.Module, name: str, attached: Attachments, shape: tuple[int, ...]
-) -> list[Tensor]:
-    """Tensors that are cut alike: a parameter or buffer and all that belongs to it."""
-    tensor = named_tensor(model, name)
-    found = {"the model's": [tensor], "the optimizer's": state_like(attached.optimizer, tensor)}
-    found["the gradient's"] = [] if tensor.grad is None else [tensor.grad]
-    masks = [attached.masks[name]] if name in attached.masks else []
-    held = attached.optimizer.mask_of(tensor) if isinstance(attached.optimizer, Masked) else None
-    if held is not None and all(held is not mask for mask in masks):
-        masks.append(held)
-    found["the mask's"] = masks
-    if attached.ema is not None:
-        inner = getattr(attached.ema, "module", attached.ema)
-        found["the average's"] = [named_tensor(inner, name)]
-    for whose, tensors in found.items():
-        for t in tensors:
-            if tuple(t.shape) != tuple(shape):
-                raise ValueError(f"{name}: {whose} shape is {list(t.shape)}, not {list(shape)}")
-    return [t for tensors in found.values() for t in tensors]
+def _selected(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:
+    for dim, stay in stays.items():
+        tensor = tensor.index_select(dim, stay.to(tensor.device))
+    return tensor
 
 
 def _moved(indices: list[Index], device: torch.device) -> list[Index]:
@@ -206,14 +199,6 @@ def _moved(indices: list[Index], device: torch.device) -> list[Index]:
     parts = torch.cat(list(each.values())).to(device).split([len(i) for i in each.values()])
     there = dict(zip(each, parts, strict=True))
     return [i if i is None else there[id(i)] for i in indices]
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return (
-        tensor.dim() == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and not tensor.is_contiguous()
-    )
 
 
 def _some(names: list[str]) -> str:

@@ -30,7 +30,7 @@ Sizes = dict[nn.Module, dict[str, Any]]  # module -> attribute -> what it shall 
 
 def tensor_sizes(module: nn.Module) -> dict[str, Any]:
     """What a layer of torch says of itself, from its tensors."""
-    weight: Any = getattr(module, "weight", None)
+    weight = _weight(module)
     if isinstance(module, nn.modules.conv._ConvNd):
         return _convolution(module)
     if isinstance(module, nn.Linear):
@@ -56,6 +56,14 @@ def tensor_sizes(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
+def _weight(module: nn.Module, name: str = "weight") -> Any:
+    """The layer's weight, or what `weight_norm` and its kind compute it from before each call."""
+    for made_from in (f"{name}_v", f"{name}_orig"):
+        if made_from in module._parameters:
+            return module._parameters[made_from]
+    return getattr(module, name, None)
+
+
 def _group_norm(module: nn.GroupNorm, channels: int) -> dict[str, Any]:
     each = module.num_groups == module.num_channels
     return {"num_channels": channels, "num_groups": channels if each else module.num_groups}
@@ -63,13 +71,13 @@ def _group_norm(module: nn.GroupNorm, channels: int) -> dict[str, Any]:
 
 def _recurrent(module: Any) -> dict[str, Any]:
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    rows, state = module.weight_hh_l0.shape
-    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": rows // gates}
+    rows, state = _weight(module, "weight_hh_l0").shape
+    sizes = {"input_size": _weight(module, "weight_ih_l0").shape[1], "hidden_size": rows // gates}
     return sizes | ({"proj_size": state} if module.proj_size else {})
 
 
 def _convolution(module: nn.modules.conv._ConvNd) -> dict[str, Any]:
-    rows, columns = module.weight.shape[:2]
+    rows, columns = _weight(module).shape[:2]
     groups = module.groups
     if module.transposed:
         per_group = module.in_channels // groups

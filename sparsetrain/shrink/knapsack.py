@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.modes import quietly
-from sparsetrain.shrink.apply import Attachments, Kept, cut_channels
+from sparsetrain.shrink.apply import Kept, cut_channels
+from sparsetrain.shrink.attached import Together
 from sparsetrain.shrink.budget import Limits, best, narrowest
 from sparsetrain.shrink.graph import Graph, Widths
 from sparsetrain.shrink.latency import Latency
@@ -110,10 +111,10 @@ def search(
 
 def measured_share(model: nn.Module, sample: Any, graph: Graph, kept: Kept) -> float:
     """Time of the shrunk model over that of the whole one, in turns; the model stays as it was."""
-    call = _caller(model, sample)
+    call, together = _caller(model, sample), Together(model, graph)
 
     def shrunk() -> float:
-        cut = cut_channels(model, graph, kept, Attachments())
+        cut = cut_channels(together, kept)
         try:
             call()
             return min(call() for _ in range(2))

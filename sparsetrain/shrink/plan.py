@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
-from sparsetrain.shrink.apply import Attachments, Cut, cut_channels, rebuild_reducers
+from sparsetrain.shrink.apply import Cut, cut_channels, rebuild_reducers
+from sparsetrain.shrink.attached import Attachments, Together
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import graph_module
 from sparsetrain.shrink.plan_report import Line
@@ -50,7 +51,7 @@ class Plan:
 
     def apply(
         self,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
         ema: nn.Module | None = None,
         masks: dict[str, Tensor] | None = None,
         verify: bool = True,
@@ -59,7 +60,7 @@ class Plan:
         """Remove the channels for real, in place, from the model and all that goes with it.
 
         Args:
-            optimizer: holds this model's parameters; its state shrinks along.
+            optimizer: holds this model's parameters; its state shrinks along. Several are a list.
             ema: an averaged copy of the model, or an `AveragedModel`.
             masks: parameter name -> bool mask of the parameter's shape.
             verify: prove on the sample that the outputs equal those of the masked model; if they
@@ -73,10 +74,13 @@ class Plan:
 
         Raises:
             RuntimeError: the shrunk model does not compute what the masked model computes.
+            ValueError: the model is no longer what was planned, what is attached to it is not its
+                own, or an optimizer keeps state that cannot shrink along.
         """
-        proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
         attached = Attachments(optimizer, ema, masks or {})
-        shrunk, _, _ = self._cut(attached, proof, as_graph)
+        together = Together(self.model, self.graph, attached)
+        proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
+        shrunk, _, _ = self._cut(together, proof, as_graph)
         rebuild_reducers(self.model)
         return shrunk
 
@@ -105,17 +109,18 @@ class Plan:
 
     def _prove(self, as_graph: bool, training: bool) -> float:
         only = _NormBase if as_graph else nn.Module
+        together = Together(self.model, self.graph)
         proof = expect(self.model, self.graph, self.kept, self.sample, training, only)
-        _, cut, error = self._cut(Attachments(), proof, as_graph)
+        _, cut, error = self._cut(together, proof, as_graph)
         cut.undo()
         return error
 
     def _cut(
-        self, attached: Attachments, proof: Proof | None, as_graph: bool
+        self, together: Together, proof: Proof | None, as_graph: bool
     ) -> tuple[nn.Module, Cut, float]:
         whole = self.model, self.sample, self.graph, self.kept
         shrunk = graph_module(*whole) if as_graph else self.model
-        cut = cut_channels(self.model, self.graph, self.kept, attached)
+        cut = cut_channels(together, self.kept)
         try:
             return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
         except BaseException:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from sparsetrain.modes import quietly
 from sparsetrain.optim import set_data_
-from sparsetrain.shrink.apply import Kept, entries
+from sparsetrain.shrink.apply import Kept, entries, rebuild_reducers
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.record import SEED, arguments, record, tensors_of
 from sparsetrain.shrink.replay import replay
@@ -102,6 +102,7 @@ def _exactly(model: nn.Module, sample: Any) -> Iterator[Any]:
         torch.set_default_dtype(before)
         for tensor, data in held:
             set_data_(tensor, data)
+        rebuild_reducers(model)
 
 
 def expect(
@@ -173,7 +174,7 @@ def _gradients(outputs: list[Tensor], wanted: Mapping[str, Tensor]) -> dict[str,
     """Of a fixed random projection of the outputs."""
     total = sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
     gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    return {n: g for n, g in zip(wanted, gradients, strict=True) if g is not None}
+    return {n: g.to_dense() for n, g in zip(wanted, gradients, strict=True) if g is not None}
 
 
 def _projection(output: Tensor) -> Tensor:

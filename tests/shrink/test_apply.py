@@ -160,7 +160,7 @@ def test_an_unlike_average_changes_nothing():
     model = models.build("vgg16", classes=4, width=0.125)
     before = {n: p.shape for n, p in model.named_parameters()}
     removal = plan(model, images(), by_size, flops=0.4, round_to=2)
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="ema is no copy of the model: Linear has no attribute"):
         removal.apply(ema=nn.Linear(3, 4))
     assert {n: p.shape for n, p in model.named_parameters()} == before
 
@@ -183,15 +183,6 @@ def test_a_wrong_result_is_noticed():
     made.index.copy_(made.index.roll(1, 0))  # rows of the next channel
     with pytest.raises(RuntimeError, match="fails its proof: its output is off by"):
         removal.apply()
-
-
-def test_compiled_models_run_after_shrinking():
-    model = models.build("vgg16", classes=4, width=0.125).eval()
-    compiled = torch.compile(model, backend="aot_eager")
-    with torch.no_grad():
-        compiled(images())
-        plan(model, images(), by_size, flops=0.4, round_to=2).apply()
-        torch.testing.assert_close(compiled(images()), model(images()))
 
 
 def test_resize_like_refuses_another_model():
