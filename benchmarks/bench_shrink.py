@@ -97,11 +97,16 @@ def kept_score(removal: Plan) -> float:
 
 def epochs() -> dict[str, float]:
     """Share of an epoch on CIFAR's shapes that one plan and apply with its proof takes."""
-    return {f"{name}_of_epoch": removal_of_epoch(name) for name in ("resnet18", "vgg16")}
+    found = {}
+    for name in ("resnet18", "vgg16"):
+        removal, epoch = removal_and_epoch(name)
+        found |= {f"{name}_removal_s": removal, f"{name}_epoch_s": epoch}
+        found[f"{name}_of_epoch"] = removal / epoch
+    return found
 
 
-def removal_of_epoch(name: str) -> float:
-    """In the middle of training, with the optimizer's state and gradients."""
+def removal_and_epoch(name: str) -> tuple[float, float]:
+    """Seconds, in the middle of training: with the optimizer's state and gradients."""
     torch.manual_seed(0)
     model = models.build(name, classes=10, image_size=32).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -123,7 +128,7 @@ def removal_of_epoch(name: str) -> float:
         removal.apply(optimizer=optimizer)
         removals.append(time.perf_counter() - start)
         step()
-    return statistics.median(removals) / epoch
+    return statistics.median(removals), epoch
 
 
 PARTS: dict[str, Callable[[], dict[str, float]]] = {
@@ -148,7 +153,7 @@ def main() -> None:
     for name in args.only:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[name] = pool.apply(run, (name,))
-        print(name, ", ".join(f"{k} {v:.4f}" for k, v in found[name].items()))
+        print(name, ", ".join(f"{k} {v:.4g}" for k, v in found[name].items()))
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -1,6 +1,7 @@
 """Run a model to look at it, and leave no trace."""
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -62,11 +63,19 @@ def quietly(
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """Outside inference mode, and without the copies that autocast keeps of weights."""
+    """Outside inference mode, and without the copies that autocast keeps of weights.
+
+    A compiled model warns of hooks on all modules, such as those that tell which one is running.
+    """
     learns = torch.is_grad_enabled()
     torch.clear_autocast_cache()
     try:
-        with torch.inference_mode(False), torch.set_grad_enabled(learns):
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(learns),
+        ):
+            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global")
             yield
     finally:
         torch.clear_autocast_cache()

@@ -160,6 +160,7 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
             order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))  # channels_last
             empty = torch.empty_permuted(new, order, dtype=tensor.dtype, device=tensor.device)
             set_data_(tensor, empty)
+            tensor.grad = None
     for module in model.modules():
         for name, value in tensor_sizes(module).items():
             setattr(module, name, value)

@@ -172,6 +172,8 @@ def _trained(model: nn.Module, sample: Any) -> tuple[list[Tensor], dict[str, Ten
 
 def _gradients(outputs: list[Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a fixed random projection of the outputs."""
+    if not wanted:
+        return {}
     total = sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
     gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
     return {n: g.to_dense() for n, g in zip(wanted, gradients, strict=True) if g is not None}

@@ -228,7 +228,9 @@ def test_copies_and_files(tmp_path):
     wanted = model(IMAGES)
     torch.testing.assert_close(copy.deepcopy(model)(IMAGES), wanted)
 
+    twin(IMAGES).sum().backward()
     resize_like(twin, shapes(model))
+    assert twin[0].weight.grad is None
     twin.load_state_dict(model.state_dict())
     torch.testing.assert_close(twin(IMAGES), wanted, rtol=0, atol=0)
     assert twin[0].out_channels == twin[1].num_features == twin[3].in_channels
@@ -272,6 +274,23 @@ def test_compiled_models_after_several_removals(dynamic):
         assert len(graphs) == removals + 1
         removal = plan(model, SAMPLE, Random(), channels=0.8, round_to=1)
         removal.apply(optimizer=optimizer)
+
+
+def test_plans_of_compiled_models():
+    torch._dynamo.reset()
+    model = torch.compile(net(), backend="eager")
+    model(SAMPLE)
+    average = AveragedModel(model._orig_mod)
+    half(model).apply(ema=average)
+    torch.testing.assert_close(model(SAMPLE), average(SAMPLE))
+
+
+def test_frozen_models():
+    model = net().requires_grad_(False)
+    removal = half(model)
+    removal.verify()
+    removal.apply()
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_in_inference_mode():
