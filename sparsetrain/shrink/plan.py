@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
-from sparsetrain.shrink.apply import Attachments, Cut, cut_channels, rebuild_reducers
+from sparsetrain.shrink.apply import Attachments, Cut, cut_channels, entries, rebuild_reducers
+from sparsetrain.shrink.drawing import Run
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.graph_module import graph_module
+from sparsetrain.shrink.graph_module import Modes, graph_module
 from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
@@ -64,9 +65,11 @@ class Plan:
             masks: parameter name -> bool mask of the parameter's shape.
             verify: prove on the sample that the outputs equal those of the masked model; if they
                 do not, everything is put back.
-            as_graph: return a `torch.fx.GraphModule` of the operations that ran on the sample in
-                evaluation mode, for a model whose own code mentions a width that goes. It holds
-                the model's parameters and buffers, the same objects under the same names.
+            as_graph: return a `torch.fx.GraphModule` of the operations that ran on the sample, for
+                a model whose own code mentions a width that goes: in evaluation mode those of that
+                mode, in training mode those of training, dropout among them. It holds the model's
+                parameters and buffers, the same objects under the same names. A model that cannot
+                be recorded in training mode gets a warning that says why: there norms alone train.
 
         Returns:
             The model, or the graph module.
@@ -74,9 +77,10 @@ class Plan:
         Raises:
             RuntimeError: the shrunk model does not compute what the masked model computes.
         """
-        proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
+        modes = self._modes() if as_graph else None
+        trains = modes.training if modes else None
         attached = Attachments(optimizer, ema, masks or {})
-        shrunk, _, _ = self._cut(attached, proof, as_graph)
+        shrunk, _, _ = self._cut(attached, self._expect(trains) if verify else None, modes)
         rebuild_reducers(self.model)
         return shrunk
 
@@ -85,7 +89,8 @@ class Plan:
 
         Compares outputs of the shrunk model with those of the model that has the removed channels
         masked, in evaluation mode, and with `training` also outputs and all gradients in training
-        mode; with `as_graph` those of what `apply(as_graph=True)` returns, where norms alone train.
+        mode, where nothing is dropped; with `as_graph` those of what `apply(as_graph=True)`
+        returns.
 
         Returns:
             The largest error, relative to the largest entry of what is compared.
@@ -104,17 +109,30 @@ class Plan:
         return settled(prove, self.model, self.sample)
 
     def _prove(self, as_graph: bool, training: bool) -> float:
-        only = _NormBase if as_graph else nn.Module
-        proof = expect(self.model, self.graph, self.kept, self.sample, training, only)
-        _, cut, error = self._cut(Attachments(), proof, as_graph)
+        modes = self._modes() if as_graph else None
+        trains = None
+        if training:
+            trains = modes.training or self._trains(_NormBase) if modes else self._trains()
+        _, cut, error = self._cut(Attachments(), self._expect(trains), modes)
         cut.undo()
         return error
 
+    def _trains(self, only: type[nn.Module] = nn.Module) -> Run:
+        program = record(self.model, self.sample, True, only)
+        return Run(self.sample, follow(program, self.graph.walk.heads))
+
+    def _modes(self) -> Modes:
+        return Modes.of(self.model, self.sample, self.graph.walk)
+
+    def _expect(self, trains: Run | None) -> Proof:
+        return expect(self.model, self.graph, self.kept, self.sample, trains)
+
     def _cut(
-        self, attached: Attachments, proof: Proof | None, as_graph: bool
+        self, attached: Attachments, proof: Proof | None, modes: Modes | None
     ) -> tuple[nn.Module, Cut, float]:
-        whole = self.model, self.sample, self.graph, self.kept
-        shrunk = graph_module(*whole) if as_graph else self.model
+        shrunk = self.model
+        if modes is not None:
+            shrunk = graph_module(self.model, modes, entries(self.graph, self.kept))
         cut = cut_channels(self.model, self.graph, self.kept, attached)
         try:
             return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
