@@ -26,8 +26,8 @@ class Run:
     walk: Walk
 
 
-def trained(model: nn.Module, sample: Any, walk: Walk) -> Run:
-    """The call in training mode with what it draws, beside that of evaluation mode.
+def trained(model: nn.Module, sample: Any, heads: str) -> Run:
+    """The call in training mode with what it draws.
 
     Norms may need several in a batch: where the sample does not do, it is taken twice.
 
@@ -43,7 +43,7 @@ def trained(model: nn.Module, sample: Any, walk: Walk) -> Run:
         except (ValueError, RuntimeError):
             raise problem from None
     _check_chance(program)
-    return Run(sample, follow(program, walk.heads, [walk.program]))
+    return Run(sample, follow(program, heads))
 
 
 def _check_chance(program: Program) -> None:
@@ -51,17 +51,21 @@ def _check_chance(program: Program) -> None:
     if program.rolls:
         raise ValueError("what runs hangs on numbers that Python or numpy draws")
     varies: set[Value] = set()
-    hangs = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
     for step in program.steps:
-        reads = not varies.isdisjoint(step.values)
-        if reads and hangs & set(step.op.tags):
+        read = varies.intersection(step.values)
+        if read and _decides(step, read):
             raise ValueError(f"what runs hangs on what is drawn or counted: {step}")
-        if reads or _draws(step) or any(v.name for v in step.outputs):
+        drawn = torch.Tag.nondeterministic_seeded in step.op.tags
+        if read or drawn or any(v.name for v in step.outputs):
             varies |= set(step.outputs)
 
 
-def _draws(step: Step) -> bool:
-    return torch.Tag.nondeterministic_seeded in step.op.tags
+def _decides(step: Step, read: set[Value]) -> bool:
+    """Whether Python learns a number of what it reads, or how many entries it chooses."""
+    if step.op is aten.index.Tensor:
+        return any(v.dtype == torch.bool for v in read)
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return not tags.isdisjoint(step.op.tags)
 
 
 class Means(TorchDispatchMode):

@@ -45,7 +45,7 @@ class Modes:
     def of(model: nn.Module, sample: Any, walk: Walk) -> "Modes":
         training = None
         try:
-            training = trained(model, sample, walk)
+            training = trained(model, sample, walk.heads)
         except ValueError as problem:
             reason = str(problem).removeprefix("plan: ")
             warnings.warn(

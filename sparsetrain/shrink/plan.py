@@ -77,10 +77,11 @@ class Plan:
         Raises:
             RuntimeError: the shrunk model does not compute what the masked model computes.
         """
-        modes = self._modes() if as_graph else None
-        trains = modes.training if modes else None
-        attached = Attachments(optimizer, ema, masks or {})
-        shrunk, _, _ = self._cut(attached, self._expect(trains) if verify else None, modes)
+        if verify and as_graph:  # the graph of training mode is made here, so it is proved here
+            self.verify(as_graph=True)
+        modes = Modes.of(self.model, self.sample, self.graph.walk) if as_graph else None
+        proof = self._expect() if verify and not as_graph else None
+        shrunk, _, _ = self._cut(Attachments(optimizer, ema, masks or {}), proof, modes)
         rebuild_reducers(self.model)
         return shrunk
 
@@ -109,7 +110,7 @@ class Plan:
         return settled(prove, self.model, self.sample)
 
     def _prove(self, as_graph: bool, training: bool) -> float:
-        modes = self._modes() if as_graph else None
+        modes = Modes.of(self.model, self.sample, self.graph.walk) if as_graph else None
         trains = None
         if training:
             trains = modes.training or self._trains(_NormBase) if modes else self._trains()
@@ -121,10 +122,7 @@ class Plan:
         program = record(self.model, self.sample, True, only)
         return Run(self.sample, follow(program, self.graph.walk.heads))
 
-    def _modes(self) -> Modes:
-        return Modes.of(self.model, self.sample, self.graph.walk)
-
-    def _expect(self, trains: Run | None) -> Proof:
+    def _expect(self, trains: Run | None = None) -> Proof:
         return expect(self.model, self.graph, self.kept, self.sample, trains)
 
     def _cut(
