@@ -13,9 +13,9 @@ from rich.table import Table
 from torch import nn
 
 from sparsetrain import models, plots
-from sparsetrain.config import import_source
 from sparsetrain.shrink import Graph, trace
 from sparsetrain.shrink.latency import times
+from sparsetrain.sources import find_network
 from sparsetrain.timings import Cache
 
 IMAGE = (1, 3, 224, 224)
@@ -33,32 +33,10 @@ class LayerCost:
 
 
 def find_model(spec: str) -> nn.Module:
-    """The network that `torchvision.models:resnet50`, `timm:convnext_tiny`, `net.py:make` names.
-
-    A class of transformers is built from its own config's defaults, with random weights.
-
-    Raises:
-        ValueError: it cannot be imported or built.
-    """
-    if ":" not in spec:
-        return models.build(spec, classes=10)
-    where, _, name = spec.rpartition(":")
-    try:
-        source = import_source(where)
-        make = getattr(source, name, None)
-        if make is None and hasattr(source, "create_model"):  # timm's registry
-            model = source.create_model(name)
-        elif isinstance(make, type) and hasattr(make, "config_class"):
-            model = make(make.config_class())
-        elif make is None:
-            raise ValueError(f"{where} has no {name!r}")
-        else:
-            model = make() if callable(make) else make
-    except Exception as error:
-        raise ValueError(f"model {spec!r} cannot be built: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{spec!r} is a {type(model).__name__}, not a torch.nn.Module")
-    return model
+    """One of our own networks, or `torchvision.models:resnet50`, `timm:resnet18`, `net.py:make`."""
+    if ":" in spec:
+        return find_network(spec)
+    return models.build(spec, classes=10)
 
 
 def find_sample(model: nn.Module, shape: str) -> Any:

@@ -55,9 +55,12 @@ def test_samples_of_models():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: inspection.find_model("nowhere:net"), "'nowhere:net' cannot be built"),
-        (lambda: inspection.find_model("torch.nn:Nothing"), "torch.nn has no 'Nothing'"),
-        (lambda: inspection.find_model("torch:get_num_threads"), "is a int, not a torch.nn.Mod"),
+        (lambda: inspection.find_model("nowhere:net"), "'nowhere:net' cannot be imported"),
+        (
+            lambda: inspection.find_model("torch.nn:Nothing"),
+            "no network of torch.nn is called",
+        ),
+        (lambda: inspection.find_model("torch:get_num_threads"), "is int, not a torch.nn.Mod"),
         (lambda: inspection.find_model("vgg61"), "no model is called 'vgg61'"),
         (lambda: inspection.parse_shape("1,a"), "--input needs sizes such as"),
         (lambda: inspection.parse_shape("1,0"), "sizes of 1 or more"),
