@@ -110,9 +110,10 @@ def _to_cost(asked: Asked, what: str, share: float) -> Plan:
     least = cost(graph, budgets.narrowest(graph, limits)) / whole
     if least > share:
         hint = "; a smaller round_to reaches further" if limits.round_to > 1 else ""
+        fewest = max(limits.round_to, limits.min_channels)
         raise ValueError(
-            f"plan: {what}={share:g} would empty a layer: with at least"
-            f" {max(limits.round_to, limits.min_channels)} channels in each, {least:.3f} remain{hint}"
+            f"plan: {what}={share:g} would empty a layer: with at least {fewest} channels in each,"
+            f" {least:.3f} remain{hint}"
         )
     scores = asked.scores()
     at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
