@@ -2,6 +2,7 @@
 # make test       run the tests               make test ARGS="-k topk"
 # make lint       check style and types
 # make format     put the code into that style
+# make gallery    write docs/gallery.md; .venv needs torchvision, timm and transformers
 # make sanitize   run the loops of csrc under AddressSanitizer and UBSan, for each instruction set
 # make build      only set up: .venv with the package compiled in it
 # make clean      remove what builds and caches leave behind
@@ -10,7 +11,7 @@
 # Each sets up first what it needs. PYTHON=python3.12 make ... picks the interpreter, CXX the compiler.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format sanitize build clean distclean
+.PHONY: help demo test lint format gallery sanitize build clean distclean
 
 cpp := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -37,6 +38,10 @@ format: $(ready)
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 	.venv/bin/clang-format -i $(cpp) tests/csrc/*.cpp
+
+# On one thread from the start: libraries look once.
+gallery: $(ready)
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.gallery
 
 # The undefined behaviour that it finds ends it, too.
 sanitize:

@@ -213,6 +213,7 @@ def inspect_model(
     shape: Annotated[str, typer.Option("--input", help="sizes, such as 1,3,224,224")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
     plot: Annotated[Path | None, typer.Option(help="file for a picture")] = None,
+    top: Annotated[int, typer.Option(min=0, help="only the slowest layers; 0: all")] = 0,
 ) -> None:
     """Show a model's groups of channels, and the FLOPs and time of its layers.
 
@@ -225,9 +226,9 @@ def inspect_model(
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
-        found.show(console)
+        found.show(console, top)
     if plot is not None:
-        inspection.picture(found).savefig(plot)
+        inspection.picture(found, top or inspection.BARS).savefig(plot)
 
 
 @app.command()

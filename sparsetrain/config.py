@@ -1,11 +1,6 @@
 """What a training run is asked to do, and the objects that follow from it."""
 
-import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +15,7 @@ from sparsetrain.masks import COUNTS
 from sparsetrain.nearest import unknown
 from sparsetrain.optim import SGD, AdamW
 from sparsetrain.schedules import LEARNING_RATES
+from sparsetrain.sources import find_network
 
 OPTIMIZERS = ("sgd", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
@@ -142,7 +138,7 @@ RANGES = {  # name: (at least, below, in words)
 def build_model(config: Config, data: Images) -> nn.Module:
     """The network that `config.model` names, on the CPU, freshly initialised."""
     if ":" in config.model:
-        return _user_model(config.model)
+        return find_network(config.model)
     return models.build(
         config.model, classes=len(data.classes), image_size=data.shape[-1], width=config.width
     )
@@ -178,35 +174,3 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-
-
-def _user_model(spec: str) -> nn.Module:
-    """What `module:callable` or `path/file.py:callable` returns."""
-    where, _, name = spec.rpartition(":")
-    try:
-        make = getattr(import_source(where), name)
-    except (ImportError, AttributeError, OSError) as error:
-        raise ValueError(f"model {spec!r} cannot be imported: {error}") from error
-    model = make()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def import_source(where: str) -> ModuleType:
-    """A module by its name, the working directory included, or by its file."""
-    if not where.endswith(".py"):
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
-        return importlib.import_module(where)
-    name, path = Path(where).stem, str(Path(where).resolve())
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == path:
-        return known  # a second execution would make other classes of the same names
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ImportError(f"no module in {where}")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module
-    found.loader.exec_module(module)
-    return module

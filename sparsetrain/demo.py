@@ -11,13 +11,14 @@ from rich.console import Console
 from sparsetrain import plots, report
 from sparsetrain.bench.networks import Cost, Network, measure
 from sparsetrain.catalog import build_method
-from sparsetrain.config import Config, build_model, import_source
+from sparsetrain.config import Config, build_model
 from sparsetrain.data import Images, load
 from sparsetrain.files import write_text
 from sparsetrain.machine import machine
 from sparsetrain.progress import Progress
 from sparsetrain.report import Facts
 from sparsetrain.runs import Run
+from sparsetrain.sources import import_source
 from sparsetrain.train import train
 
 LABELS = {"dense": "dense", "3sp": "3SP", "drive": "DRIVE"}

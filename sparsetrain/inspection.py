@@ -13,12 +13,14 @@ from rich.table import Table
 from torch import nn
 
 from sparsetrain import models, plots
-from sparsetrain.config import import_source
 from sparsetrain.shrink import Graph, trace
 from sparsetrain.shrink.latency import times
+from sparsetrain.sources import find_network
 from sparsetrain.timings import Cache
 
 IMAGE = (1, 3, 224, 224)
+BARS = 30  # of a picture, unless asked otherwise
+NARROW = 80  # columns, below which tables leave out what can be computed or guessed
 TOKENS = (1, 16)
 
 
@@ -33,32 +35,10 @@ class LayerCost:
 
 
 def find_model(spec: str) -> nn.Module:
-    """The network that `torchvision.models:resnet50`, `timm:convnext_tiny`, `net.py:make` names.
-
-    A class of transformers is built from its own config's defaults, with random weights.
-
-    Raises:
-        ValueError: it cannot be imported or built.
-    """
-    if ":" not in spec:
-        return models.build(spec, classes=10)
-    where, _, name = spec.rpartition(":")
-    try:
-        source = import_source(where)
-        make = getattr(source, name, None)
-        if make is None and hasattr(source, "create_model"):  # timm's registry
-            model = source.create_model(name)
-        elif isinstance(make, type) and hasattr(make, "config_class"):
-            model = make(make.config_class())
-        elif make is None:
-            raise ValueError(f"{where} has no {name!r}")
-        else:
-            model = make() if callable(make) else make
-    except Exception as error:
-        raise ValueError(f"model {spec!r} cannot be built: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{spec!r} is a {type(model).__name__}, not a torch.nn.Module")
-    return model
+    """One of our own networks, or `torchvision.models:resnet50`, `timm:resnet18`, `net.py:make`."""
+    if ":" in spec:
+        return find_network(spec)
+    return models.build(spec, classes=10)
 
 
 def find_sample(model: nn.Module, shape: str) -> Any:
@@ -112,10 +92,20 @@ class Inspection:
             "layers": [vars(layer) for layer in self.layers],
         }
 
-    def show(self, console: Console) -> None:
-        """Both tables, and what they sum up to."""
-        console.print(self._groups())
-        console.print(self._layers())
+    def slowest(self, top: int) -> list[LayerCost]:
+        """The layers that take longest, in the network's order, and the others as one; 0: all."""
+        if not 0 < top < len(self.layers):
+            return self.layers
+        by_time = sorted(self.layers, key=lambda layer: layer.ms, reverse=True)
+        flops, ms = (sum(getattr(c, of) for c in by_time[top:]) for of in ("flops", "ms"))
+        shown = {layer.name for layer in by_time[:top]}
+        others = LayerCost(f"{len(self.layers) - top} others", "", flops, ms)
+        return [*(layer for layer in self.layers if layer.name in shown), others]
+
+    def show(self, console: Console, top: int = 0) -> None:
+        """Both tables, of the layers the `top` slowest (0: all), and what they sum up to."""
+        console.print(self._groups(wide=console.width >= NARROW))
+        console.print(self._layers(top, wide=console.width >= NARROW))
         free = sum(g.width for g in self.graph.free)
         groups = "1 group" if len(self.graph.free) == 1 else f"{len(self.graph.free)} groups"
         total = sum(layer.ms for layer in self.layers)
@@ -125,27 +115,30 @@ class Inspection:
             highlight=False,
         )
 
-    def _groups(self) -> Table:
-        table = Table("channels of", title="groups of channels that go together")
-        for heading in ("width", "tensors", "MFLOPs"):
+    def _groups(self, wide: bool) -> Table:
+        table = Table(title="groups of channels that go together")
+        table.add_column("channels of", overflow="fold", no_wrap=wide)
+        for heading in ("width", "tensors", "MFLOPs") if wide else ("width", "MFLOPs"):
             table.add_column(heading, justify="right")
-        table.add_column("fixed, since")
+        table.add_column("fixed, since", overflow="fold")
         for group in self.graph.groups:
             if any(m.tensor in self.graph.trainable for m in group.members):
                 flops = f"{_group_flops(self.graph, group.name) / 1e6:,.1f}"
-                tensors = str(len({m.tensor for m in group.members}))
-                row = (group.name, str(group.width), tensors, flops, group.fixed or "")
-                table.add_row(*row)
+                tensors = [str(len({m.tensor for m in group.members}))] if wide else []
+                table.add_row(group.name, str(group.width), *tensors, flops, group.fixed or "")
         return table
 
-    def _layers(self) -> Table:
-        table = Table("layer", "kind", title="FLOPs of a sample, time of one call")
-        for heading in ("MFLOPs", "ms", "GFLOP/s"):
+    def _layers(self, top: int, wide: bool) -> Table:
+        table = Table(title="FLOPs of a sample, time of one call")
+        for heading in ("layer", "kind") if wide else ("layer",):
+            table.add_column(heading, overflow="fold")
+        for heading in ("MFLOPs", "ms", "GFLOP/s") if wide else ("MFLOPs", "ms"):
             table.add_column(heading, justify="right")
-        for layer in self.layers:
+        for layer in self.slowest(top):
             rate = f"{layer.flops / layer.ms / 1e6:,.1f}" if layer.ms and layer.flops else ""
             flops = f"{layer.flops / 1e6:,.1f}" if layer.flops else ""
-            table.add_row(layer.name, layer.kind, flops, f"{layer.ms:.3f}", rate)
+            kind, rates = ([layer.kind], [rate]) if wide else ([], [])
+            table.add_row(layer.name, *kind, flops, f"{layer.ms:.3f}", *rates)
         return table
 
 
@@ -173,6 +166,12 @@ def _group_flops(graph: Graph, name: str) -> int:
     return round(group.width * graph.channel_flops(group, consumers=False))
 
 
-def picture(inspection: Inspection) -> Figure:
-    """Bars of every layer's time, FLOPs beside them."""
-    return plots.layer_costs({c.name: (c.ms, c.flops / 1e6) for c in inspection.layers})
+def picture(inspection: Inspection, top: int = BARS) -> Figure:
+    """Bars of the slowest layers' time, FLOPs beside them."""
+    layers = inspection.slowest(top)
+    costs = {c.name: (c.ms, c.flops / 1e6) for c in layers}
+    if len(layers) >= len(inspection.layers):
+        return plots.layer_costs(costs)
+    ms, mflops = (sum(of) for of in zip(*costs.values(), strict=True))
+    del costs[layers[-1].name]  # longer than all bars together
+    return plots.layer_costs(costs, (ms, mflops))

@@ -27,24 +27,31 @@ SHARES = {  # where a function that drops entries on its way is told how many
 
 @contextmanager
 def quietly(
-    model: nn.Module, training: bool, seed: int | None = None, only: type[nn.Module] = nn.Module
+    model: nn.Module,
+    training: bool,
+    seed: int | None = None,
+    only: type[nn.Module] = nn.Module,
+    dropout: bool = False,
 ) -> Iterator[None]:
-    """Train or eval mode for a while, always without dropout.
+    """Train or eval mode for a while, without dropout unless it is asked for.
 
     With a `seed`, what the model draws is the same every time; training is for modules of the
-    class `only`. No other rank is asked for anything. Afterwards every module's mode, every buffer
+    class `only`, and with `dropout` not for those that are in evaluation mode in a model that
+    trains. No other rank is asked for anything. Afterwards every module's mode, every buffer
     (running statistics) and the random number generators are as they were.
     """
     modes = {module: module.training for module in model.modules()}
+    still = {m for m, mode in modes.items() if dropout and model.training and not mode}
     statistics = [(b, b.clone()) for b in model.buffers()] if training else []
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     draws = random.getstate(), np.random.get_state()
     try:
         model.train(training)
         for module in model.modules():
-            if isinstance(module, _DropoutNd) or not isinstance(module, only):
+            drops = isinstance(module, _DropoutNd) and not dropout
+            if drops or module in still or not isinstance(module, only):
                 module.training = False
-        without = _WithoutDropout() if training else nullcontext()
+        without = _WithoutDropout() if training and not dropout else nullcontext()
         with torch.random.fork_rng(devices), _plainly(), _alone(model), without:
             if seed is not None:
                 torch.manual_seed(seed)
@@ -93,6 +100,12 @@ def _alone(model: nn.Module) -> Iterator[None]:
     finally:
         for wrapper in wrappers:
             del vars(wrapper)["forward"]
+
+
+def python_dice() -> tuple[Any, ...]:
+    """The states of the generators that are not torch's, to be compared."""
+    _, keys, *rest = np.random.get_state()
+    return random.getstate(), bytes(keys), *rest  # type: ignore[arg-type]
 
 
 class _WithoutDropout(TorchFunctionMode):

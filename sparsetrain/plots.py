@@ -66,14 +66,22 @@ def widths(groups: Mapping[str, tuple[int, int]]) -> Figure:
     return figure
 
 
-def layer_costs(layers: Mapping[str, tuple[float, float]]) -> Figure:
-    """Layer -> (ms, MFLOPs), as bars below each other, time left and FLOPs right."""
+def layer_costs(
+    layers: Mapping[str, tuple[float, float]], whole: tuple[float, float] | None = None
+) -> Figure:
+    """Layer -> (ms, MFLOPs), as bars below each other, time left and FLOPs right.
+
+    Args:
+        whole: what all layers sum up to, where these are not all.
+    """
     figure = Figure(figsize=(9, 1.2 + 0.2 * len(layers)), layout="constrained")
     sides = figure.subplots(1, 2, sharey=True)
     at = range(len(layers))
     for axes, colour, column, unit in zip(sides, COLOURS, (0, 1), ("ms", "MFLOPs"), strict=False):
-        axes.barh(at, [costs[column] for costs in layers.values()], color=colour)
-        _label(axes, f"{unit} of each layer", unit, "", grid="x")
+        each = [costs[column] for costs in layers.values()]
+        axes.barh(at, each, color=colour)
+        part = f": {sum(each):,.4g} of {whole[column]:,.4g}" if whole else ""
+        _label(axes, f"{unit} of each layer{part}", unit, "", grid="x")
     sides[0].set_yticks(at, list(layers), fontsize=7)
     sides[0].set_ylim(len(layers) - 0.5, -0.5)
     return figure

@@ -97,7 +97,7 @@ def test_a_users_model_from_a_file(call, tmp_path):
     assert call("train", f"--model={source}:make", *words)[0] == 0
     code, _, errors = call("train", f"--model={source}:wrong", "--out", tmp_path / "other")
     assert code == 2
-    assert "returned int, not a torch.nn.Module" in errors
+    assert "is int, not a torch.nn.Module" in errors
 
 
 def test_demo_measures_and_reports(call, tmp_path):

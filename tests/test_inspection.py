@@ -44,6 +44,20 @@ def test_tables_fit_their_reader(capsys):
     assert "8 channels of 1 group may go" in " ".join(out.split())
 
 
+def test_the_slowest_layers_and_the_others_as_one():
+    layers = [inspection.LayerCost(f"l{i}", "Linear", 10 * i, float(i)) for i in (3, 1, 4, 2)]
+    found = inspection.Inspection(None, layers)
+    assert [(c.name, c.flops, c.ms) for c in found.slowest(2)] == [
+        ("l3", 30, 3.0),
+        ("l4", 40, 4.0),
+        ("2 others", 30, 3.0),
+    ]
+    assert found.slowest(0) == found.slowest(4) == layers
+    bars = inspection.picture(found, 2).axes[0]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["l3", "l4"]
+    assert bars.get_title() == "ms of each layer: 7 of 10"
+
+
 def test_samples_of_models():
     image = inspection.find_sample(small(), "")
     assert image.shape == (1, 3, 224, 224)
@@ -55,9 +69,12 @@ def test_samples_of_models():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: inspection.find_model("nowhere:net"), "'nowhere:net' cannot be built"),
-        (lambda: inspection.find_model("torch.nn:Nothing"), "torch.nn has no 'Nothing'"),
-        (lambda: inspection.find_model("torch:get_num_threads"), "is a int, not a torch.nn.Mod"),
+        (lambda: inspection.find_model("nowhere:net"), "'nowhere:net' cannot be imported"),
+        (
+            lambda: inspection.find_model("torch.nn:Nothing"),
+            "no network of torch.nn is called",
+        ),
+        (lambda: inspection.find_model("torch:get_num_threads"), "is int, not a torch.nn.Mod"),
         (lambda: inspection.find_model("vgg61"), "no model is called 'vgg61'"),
         (lambda: inspection.parse_shape("1,a"), "--input needs sizes such as"),
         (lambda: inspection.parse_shape("1,0"), "sizes of 1 or more"),

@@ -20,7 +20,7 @@ LAYERS = [  # bottom first
         "models",
         "progress",
     },
-    {"groups", "allocate", "timings"},
+    {"groups", "allocate", "timings", "sources"},
     {"optim", "scores", "select", "distributed", "plots"},
     {"masks", "shrink", "nn"},
     {"methods", "checkpoint"},

@@ -1,6 +1,7 @@
 """Choose which channels go, under a budget."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,34 +61,66 @@ def plan(
     graph = _with_frozen(graph, model, frozen)
     if not graph.free:
         raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
+    limits = _limits(model, round_to, min_channels)
+    asked = Asked(model, sample, graph, score, limits)
+    if what == "widths":
+        return _to_widths(asked, share)
+    return _to_latency(asked, share) if what == "latency" else _to_cost(asked, what, share)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is made of, but for its budget."""
+
+    model: nn.Module
+    sample: Any
+    graph: Graph
+    score: Score
+    limits: budgets.Limits
+
+    def scores(self) -> dict[str, Tensor]:
+        return _checked(self.score(self.model, self.graph), self.graph)
+
+
+def _limits(model: nn.Module, round_to: int | None, min_channels: int) -> budgets.Limits:
     unit = default_round_to(model) if round_to is None else round_to
     if unit < 1 or min_channels < 1:
         raise ValueError(f"plan: need round_to, min_channels >= 1, got {unit}, {min_channels}")
-    limits = budgets.Limits(unit, min_channels)
-    if widths is not None:
-        allowed = budgets.allowed(graph, widths, limits)
-        scores = _checked(score(model, graph), graph)
-        return Plan(model, sample, graph, scores, budgets.best(graph, scores, allowed))
-    if latency is not None:
-        scores = _checked(score(model, graph), graph)
-        found = search(model, sample, graph, scores, limits, latency)
-        asked = f"asked {100 * latency:g}% of the latency, measured {100 * found.share:.1f}%"
-        return Plan(model, sample, graph, scores, found.kept, asked)
+    return budgets.Limits(unit, min_channels)
+
+
+def _to_widths(asked: Asked, widths: Mapping[str, float]) -> Plan:
+    graph = asked.graph
+    allowed = budgets.allowed(graph, widths, asked.limits)
+    scores = asked.scores()
+    return Plan(asked.model, asked.sample, graph, scores, budgets.best(graph, scores, allowed))
+
+
+def _to_latency(asked: Asked, share: float) -> Plan:
+    model, sample, graph, scores = asked.model, asked.sample, asked.graph, asked.scores()
+    found = search(model, sample, graph, scores, asked.limits, share)
+    met = f"asked {100 * share:g}% of the latency, measured {100 * found.share:.1f}%"
+    return Plan(model, sample, graph, scores, found.kept, met)
+
+
+def _to_cost(asked: Asked, what: str, share: float) -> Plan:
+    """At most this share of what the channels cost."""
+    graph, limits = asked.graph, asked.limits
     cost, whole = budgets.COSTS[what], budgets.COSTS[what](graph, {})
     least = cost(graph, budgets.narrowest(graph, limits)) / whole
     if least > share:
-        hint = "; a smaller round_to reaches further" if unit > 1 else ""
+        hint = "; a smaller round_to reaches further" if limits.round_to > 1 else ""
+        fewest = max(limits.round_to, limits.min_channels)
         raise ValueError(
-            f"plan: {what}={share:g} would empty a layer: with at least"
-            f" {max(unit, min_channels)} channels in each, {least:.3f} remain{hint}"
+            f"plan: {what}={share:g} would empty a layer: with at least {fewest} channels in each,"
+            f" {least:.3f} remain{hint}"
         )
-    scores = _checked(score(model, graph), graph)
+    scores = asked.scores()
     at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
     kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
     reached = cost(graph, {name: len(stay) for name, stay in kept.items()}) / whole
     met = f"asked {100 * share:g}% of the {what}, the nearest below is {100 * reached:.2f}%"
-    asked = "" if reached == share else met
-    return Plan(model, sample, graph, scores, kept, asked)
+    return Plan(asked.model, asked.sample, graph, scores, kept, "" if reached == share else met)
 
 
 def default_round_to(model: nn.Module) -> int:

@@ -71,6 +71,7 @@ class Graph:
     untouched: int = 0  # entries of activations that no channel owns, in one sample
     walk: Any = field(default=None, repr=False, compare=False)  # shrink.trace.Walk, for the proof
     owners: Any = field(default=None, repr=False, compare=False)  # shrink.groups.Owners
+    unseen: Mapping[str, str] = field(default_factory=dict)  # parameter -> why no call showed it
 
     @property
     def free(self) -> tuple[Group, ...]:

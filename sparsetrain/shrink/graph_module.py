@@ -2,68 +2,142 @@
 
 For models whose code mentions a width that was removed, as a number in a `view` or as
 `width // heads` of another layer. What ran is what the module runs: of a branch on data, the
-sample's side, and nothing of what only training mode does (dropout), but that batch norm has its
-two modes. A number that grows with the batch is found by recording a sample of twice the batch,
-and is computed from the input's size.
+sample's side. Evaluation and training mode are recorded each; what only training does (dropout,
+other outputs, statistics) is done in `.train()`. There the mode of the whole decides, but that a
+norm keeps to its own, and that a part which was in evaluation mode when the rest was not stays so.
+Where training mode cannot be recorded (it needs labels; chance decides what runs), a warning says
+so, and evaluation mode's operations are run in both, norms alone in two modes. A number that grows
+with the batch is found by recording a sample of twice the batch, and is computed from the input's
+size.
 """
 
+import copy
 import inspect
 import operator
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
-from sparsetrain.shrink.apply import Kept, entries
-from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.record import Program, Step, Value, arguments, record, tensors_of, twice
+from sparsetrain.shrink.drawing import Run, trained
+from sparsetrain.shrink.record import Step, Value, arguments, record, tensors_of, twice
 from sparsetrain.shrink.rewrite import rewritten
-from sparsetrain.shrink.small import Small
+from sparsetrain.shrink.small import Small, Stays
+from sparsetrain.shrink.trace import Walk
 
 # Norms that update statistics in training mode: the places of these, and of the mode.
 NORMS = dict.fromkeys(("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"), (3, 5))
+# Of what is returned, in evaluation and in training mode: attributes of the graph module.
+STRUCTURES = ("structure_of_output", "structure_of_training_output")
 
 
-def graph_module(model: nn.Module, sample: Any, graph: Graph, kept: Kept) -> fx.GraphModule:
-    """A module that runs the traced program with the kept channels, on the model's own tensors.
+@dataclass(frozen=True)
+class Modes:
+    """A model's calls in evaluation and in training mode; None where that one is not known."""
+
+    evaluation: Run
+    training: Run | None
+
+    @staticmethod
+    def of(model: nn.Module, sample: Any, walk: Walk) -> "Modes":
+        training = None
+        try:
+            training = trained(model, sample, walk.heads)
+        except ValueError as problem:
+            reason = str(problem).removeprefix("plan: ")
+            warnings.warn(
+                "as_graph: in training mode the graph runs the operations of evaluation mode,"
+                f" without dropout, and norms alone train: {reason}",
+                stacklevel=4,
+            )
+        return Modes(Run(sample, walk), training)
+
+
+class TwoModes(fx.GraphModule):
+    """Runs `graph` in evaluation mode and `training_graph`, if there is one, in training mode."""
+
+    training_graph: fx.Graph | None = None
+
+    def recompile(self) -> Any:
+        code = super().recompile()
+        if self.training_graph is not None:
+            evaluates = type(self).forward
+            trains = type(fx.GraphModule(self, self.training_graph)).forward
+
+            def forward(self, *args: Any, **kwargs: Any) -> Any:
+                return (trains if self.training else evaluates)(self, *args, **kwargs)
+
+            type(self).forward = forward
+        return code
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TwoModes":
+        new = memo[id(self)] = type(self).__new__(type(self))
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        new.graph = new._graph  # compiles it
+        return new
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a graph module of two modes cannot be pickled; save its state_dict")
+
+
+def graph_module(model: nn.Module, modes: Modes, stays: Stays) -> TwoModes:
+    """A module that runs the recorded programs with what stays, on the model's own tensors.
 
     The model is still whole: once these channels are cut from its tensors, the module runs.
     """
-    small = Small(graph.walk, entries(graph, kept))
-    return _Builder(model, small, _doubled(model, sample, small.walk.program)).build(sample)
+    root = nn.Module()
+    _share(model, root)
+    graph = _Builder(model, root, modes.evaluation, stays).build()
+    module = TwoModes(root, graph, type(model).__name__)
+    if modes.training is not None:
+        module.training_graph = _Builder(model, root, modes.training, stays, True).build()
+    for held in (module._parameters, module._buffers, module._modules):
+        held.clear()  # only what the graph mentions, in the order of use
+    _share(root, module)
+    for name in STRUCTURES:
+        setattr(module, name, getattr(root, name, None))
+    module.recompile()
+    return module
 
 
-def _doubled(model: nn.Module, sample: Any, program: Program) -> list[Step] | None:
+def _doubled(model: nn.Module, call: Run, training: bool) -> list[Step] | None:
     """The steps for twice the batch, where they are the same operations."""
     try:
-        steps = record(model, twice(sample)).steps
+        steps = record(model, twice(call.sample), training, dropout=training).steps
     except ValueError:
         return None
-    return steps if [s.op for s in steps] == [s.op for s in program.steps] else None
+    return steps if [s.op for s in steps] == [s.op for s in call.walk.program.steps] else None
 
 
 class _Builder:
     """One pass over the program that appends a node or a few for every step."""
 
-    def __init__(self, model: nn.Module, small: Small, grown: list[Step] | None) -> None:
-        self.model, self.small, self.program = model, small, small.walk.program
-        self.grown = grown
-        self.root, self.graph = nn.Module(), fx.Graph()
+    def __init__(
+        self,
+        model: nn.Module,
+        root: nn.Module,
+        call: Run,
+        stays: Stays,
+        training: bool = False,
+    ) -> None:
+        self.model, self.root, self.sample = model, root, call.sample
+        self.small, self.program = Small(call.walk, stays), call.walk.program
+        self.structure = STRUCTURES[training]
+        self.grown = _doubled(model, call, training)
+        self.graph = fx.Graph()
         self.nodes: dict[Value, fx.Node] = {}
         self.batch: tuple[fx.Node, int] | None = None  # the first input's size, and what it was
-        _share(model, self.root)
 
-    def build(self, sample: Any) -> fx.GraphModule:
-        self._inputs(sample)
+    def build(self) -> fx.Graph:
+        self._inputs(self.sample)
         for number, step in enumerate(self.program.steps):
             self._step(step, self.grown[number] if self.grown else None)
         self.graph.output(self._output())
         self.graph.eliminate_dead_code()
-        module = fx.GraphModule(self.root, self.graph, type(self.model).__name__)
-        for held in (module._parameters, module._buffers, module._modules):
-            held.clear()  # only what the graph mentions, in the order of use
-        _share(self.root, module)
-        return module
+        return self.graph
 
     def _inputs(self, sample: Any) -> None:
         left = iter(self.program.inputs)
@@ -87,7 +161,7 @@ class _Builder:
         args, kwargs = tree_map_only(Value, self._node, (args, kwargs))
         args, kwargs = tree_map_only(Tensor, self._constant, (args, kwargs))
         statistics, mode = NORMS.get(op.overloadpacket.__name__, (0, 0))
-        if mode and args[statistics] is not None and not args[mode]:
+        if mode and args[statistics] is not None and (not args[mode] or self._is_norm(step.module)):
             owner = f"{step.module}." if step.module else ""
             training = self.graph.get_attr(f"{owner}training")
             args = (*args[:mode], training, *args[mode + 1 :])
@@ -107,9 +181,12 @@ class _Builder:
         leaves = tree_map_only(Value, self._node, leaves)
         if _plain(structure):
             return tree_unflatten(leaves, structure)
-        self.root.structure_of_output = structure  # type: ignore[assignment]
-        spec = self.graph.get_attr("structure_of_output")
+        setattr(self.root, self.structure, structure)
+        spec = self.graph.get_attr(self.structure)
         return self.graph.call_function(tree_unflatten, (leaves, spec))
+
+    def _is_norm(self, name: str) -> bool:
+        return isinstance(self.model.get_submodule(name), _NormBase)
 
     def _node(self, value: Value) -> fx.Node:
         if value not in self.nodes:

@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
-from sparsetrain.shrink.apply import Cut, cut_channels, rebuild_reducers
+from sparsetrain.shrink.apply import Cut, cut_channels, entries, rebuild_reducers
 from sparsetrain.shrink.attached import Attachments, Together
+from sparsetrain.shrink.drawing import Run
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.graph_module import graph_module
+from sparsetrain.shrink.graph_module import Modes, graph_module
 from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
@@ -65,9 +66,11 @@ class Plan:
             masks: parameter name -> bool mask of the parameter's shape.
             verify: prove on the sample that the outputs equal those of the masked model; if they
                 do not, everything is put back.
-            as_graph: return a `torch.fx.GraphModule` of the operations that ran on the sample in
-                evaluation mode, for a model whose own code mentions a width that goes. It holds
-                the model's parameters and buffers, the same objects under the same names.
+            as_graph: return a `torch.fx.GraphModule` of the operations that ran on the sample, for
+                a model whose own code mentions a width that goes: in evaluation mode those of that
+                mode, in training mode those of training, dropout among them. It holds the model's
+                parameters and buffers, the same objects under the same names. A model that cannot
+                be recorded in training mode gets a warning that says why: there norms alone train.
 
         Returns:
             The model, or the graph module.
@@ -77,10 +80,12 @@ class Plan:
             ValueError: the model is no longer what was planned, what is attached to it is not its
                 own, or an optimizer keeps state that cannot shrink along.
         """
-        attached = Attachments(optimizer, ema, masks or {})
-        together = Together(self.model, self.graph, attached)
-        proof = expect(self.model, self.graph, self.kept, self.sample) if verify else None
-        shrunk, _, _ = self._cut(together, proof, as_graph)
+        together = Together(self.model, self.graph, Attachments(optimizer, ema, masks or {}))
+        if verify and as_graph:  # the graph of training mode is made here, so it is proved here
+            self.verify(as_graph=True)
+        modes = Modes.of(self.model, self.sample, self.graph.walk) if as_graph else None
+        proof = self._expect() if verify and not as_graph else None
+        shrunk, _, _ = self._cut(together, proof, modes)
         rebuild_reducers(self.model)
         return shrunk
 
@@ -89,7 +94,8 @@ class Plan:
 
         Compares outputs of the shrunk model with those of the model that has the removed channels
         masked, in evaluation mode, and with `training` also outputs and all gradients in training
-        mode; with `as_graph` those of what `apply(as_graph=True)` returns, where norms alone train.
+        mode, where nothing is dropped; with `as_graph` those of what `apply(as_graph=True)`
+        returns.
 
         Returns:
             The largest error, relative to the largest entry of what is compared.
@@ -108,18 +114,28 @@ class Plan:
         return settled(prove, self.model, self.sample)
 
     def _prove(self, as_graph: bool, training: bool) -> float:
-        only = _NormBase if as_graph else nn.Module
+        modes = Modes.of(self.model, self.sample, self.graph.walk) if as_graph else None
+        trains = None
+        if training:
+            trains = modes.training or self._trains(_NormBase) if modes else self._trains()
         together = Together(self.model, self.graph)
-        proof = expect(self.model, self.graph, self.kept, self.sample, training, only)
-        _, cut, error = self._cut(together, proof, as_graph)
+        _, cut, error = self._cut(together, self._expect(trains), modes)
         cut.undo()
         return error
 
+    def _trains(self, only: type[nn.Module] = nn.Module) -> Run:
+        program = record(self.model, self.sample, True, only)
+        return Run(self.sample, follow(program, self.graph.walk.heads))
+
+    def _expect(self, trains: Run | None = None) -> Proof:
+        return expect(self.model, self.graph, self.kept, self.sample, trains)
+
     def _cut(
-        self, together: Together, proof: Proof | None, as_graph: bool
+        self, together: Together, proof: Proof | None, modes: Modes | None
     ) -> tuple[nn.Module, Cut, float]:
-        whole = self.model, self.sample, self.graph, self.kept
-        shrunk = graph_module(*whole) if as_graph else self.model
+        shrunk = self.model
+        if modes is not None:
+            shrunk = graph_module(self.model, modes, entries(self.graph, self.kept))
         cut = cut_channels(together, self.kept)
         try:
             return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)

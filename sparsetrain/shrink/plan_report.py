@@ -29,7 +29,7 @@ class Line:
 def table(graph: Graph, widths: Widths, asked: str) -> Table:
     """One row a group: what goes, what stays, what cannot go and why."""
     shares = ", ".join(f"{100 * share(graph, widths, what):.1f}% of the {what}" for what in COSTS)
-    caption = f"keeps {shares}" + (f"; {asked}" if asked else "")
+    caption = f"keeps {shares}" + (f"; {asked}" if asked else "") + _unseen(graph)
     found = Table(
         "channels of", caption=caption, caption_style="", min_width=min(len(caption), 100)
     )
@@ -44,6 +44,14 @@ def table(graph: Graph, widths: Widths, asked: str) -> Table:
     return found
 
 
+def _unseen(graph: Graph) -> str:
+    if not graph.unseen:
+        return ""
+    first, why = next(iter(graph.unseen.items()))
+    others = f" and {len(graph.unseen) - 1} more" if len(graph.unseen) > 1 else ""
+    return f"; {first}{others} cannot be cut: {why}"
+
+
 def share(graph: Graph, widths: Widths, what: str) -> float:
     """Share of "flops", "parameters", "channels" or "memory" that is kept, in 0-1."""
     cost = COSTS[what]
@@ -53,11 +61,18 @@ def share(graph: Graph, widths: Widths, what: str) -> float:
 def lines(model: nn.Module, graph: Graph, widths: Widths) -> list[Line]:
     """Every layer that holds parameters: pruned, kept, protected, or not prunable and why."""
     made, read = _groups_of(graph, consumes=False), _groups_of(graph, consumes=True)
-    return [
-        _line(name, module, made, read, widths)
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
+    found = []
+    for name, module in model.named_modules():
+        own = [f"{name}.{n}".removeprefix(".") for n, _ in module.named_parameters(recurse=False)]
+        unseen = [t for t in own if t in graph.unseen]
+        seen = [t for t in own if t not in graph.unseen]
+        name = name or type(module).__name__
+        if seen:
+            found.append(_line(name, seen, made, read, widths))
+        if unseen:
+            place = "" if not seen else f"{', '.join(t.rpartition('.')[2] for t in unseen)}: "
+            found.append(Line(name, "not prunable", place + graph.unseen[unseen[0]]))
+    return found
 
 
 def _groups_of(graph: Graph, consumes: bool) -> dict[str, list[Group]]:
@@ -71,13 +86,11 @@ def _groups_of(graph: Graph, consumes: bool) -> dict[str, list[Group]]:
 
 def _line(
     name: str,
-    module: nn.Module,
+    own: list[str],
     made: Mapping[str, list[Group]],
     read: Mapping[str, list[Group]],
     widths: Widths,
 ) -> Line:
-    own = [f"{name}.{n}".removeprefix(".") for n, _ in module.named_parameters(recurse=False)]
-    name = name or type(module).__name__
     groups = {g.name: g for t in own for g in made.get(t, [])}
     inputs = {g.name: g for t in own for g in read.get(t, [])}
     if not groups and not inputs:

@@ -21,7 +21,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_on
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain import modes
-from sparsetrain.modes import quietly
+from sparsetrain.modes import python_dice, quietly
 from sparsetrain.shrink import mentions
 from sparsetrain.shrink.mentions import Mention, Mentions
 
@@ -104,16 +104,22 @@ class Program:
     tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
     mentions: list[Mention] = field(default_factory=list)
     scales: set[tuple[str, str]] = field(default_factory=set)  # attributes that became fractions
+    rolls: bool = False  # whether the model drew from Python's or numpy's generator
 
 
 def record(
-    model: nn.Module, sample: Any, training: bool = False, only: type[nn.Module] = nn.Module
+    model: nn.Module,
+    sample: Any,
+    training: bool = False,
+    only: type[nn.Module] = nn.Module,
+    dropout: bool = False,
 ) -> Program:
-    """Run `model` once on `sample`, without dropout, and leave it as it was.
+    """Run `model` once on `sample`, and leave it as it was.
 
     Args:
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
         training: in training mode, but for modules that are not of the class `only`.
+        dropout: with what it drops in training mode.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
@@ -125,13 +131,15 @@ def record(
         with (
             torch.set_grad_enabled(training),  # attention has other operations where it learns
             _without_fast_paths(),
-            quietly(model, training, SEED, only),
+            quietly(model, training, SEED, only, dropout),
             recorder.scopes(model),
             found.marked(),
             found,
             recorder,
         ):
+            dice = python_dice()
             output = model(*args, **kwargs)
+            recorder.program.rolls = dice != python_dice()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(

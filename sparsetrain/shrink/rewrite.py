@@ -34,6 +34,7 @@ def general(step: Step) -> Call:
     mask = given.get("attn_mask", given.get("attn_bias"))
     tensors = (given["query"], given["key"], given["value"], mask)
     options = {"is_causal": given.get("is_causal", False), "scale": given.get("scale")}
+    options["dropout_p"] = given.get("dropout_p", 0.0)
     options["enable_gqa"] = given["query"].shape[:-2] != given["key"].shape[:-2]
     return aten.scaled_dot_product_attention.default, tensors, options
 

@@ -42,7 +42,7 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
     if heads not in HEADS:
         raise unknown("way to cut heads", heads, HEADS)
     _check_tensors(model)
-    program, *others = _programs(model, sample)
+    [program, *others], unseen = _programs(model, sample)
     walk = follow(program, heads, others)
     tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
@@ -60,6 +60,7 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
         *_activations(walk, owners),
         walk,
         owners,
+        unseen,
     )
 
 
@@ -81,17 +82,26 @@ class Walk:
     heads: str = "whole"
 
 
-def _programs(model: nn.Module, sample: Any) -> list[Program]:
-    """The model's operations; if they leave parameters out, those in training mode as well."""
-    programs = [record(model, sample)]
-    unread = {name for name, _ in model.named_parameters()} - programs[0].tensors.keys()
-    for more in (sample, twice(sample)) if unread else ():  # norms may need several in a batch
+def _programs(model: nn.Module, sample: Any) -> tuple[list[Program], dict[str, str]]:
+    """The model's operations; if they leave parameters out, those in training mode as well.
+
+    Where that mode does not run, also these parameters, each with the reason.
+    """
+    program = record(model, sample)
+    unread = [name for name, _ in model.named_parameters() if name not in program.tensors]
+    if not unread:
+        return [program], {}
+    problems: list[str] = []
+    for more in (sample, twice(sample)):  # norms may need several in a batch
         try:
             trained = record(model, more, training=True)
-        except ValueError:  # or it needs labels
+        except ValueError as problem:  # or it needs labels
+            problems.append(str(problem).removeprefix("plan: "))
             continue
-        return [*programs, trained] if unread & trained.tensors.keys() else programs
-    return programs
+        read = not trained.tensors.keys().isdisjoint(unread)
+        return [program, trained] if read else [program], {}
+    why = "the sample's call does not read it, and in training mode "
+    return [program], dict.fromkeys(unread, why + problems[0])
 
 
 def follow(program: Program, heads: str = "whole", others: Sequence[Program] = ()) -> Walk:

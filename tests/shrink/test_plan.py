@@ -223,6 +223,37 @@ def test_the_report_has_a_line_for_every_layer():
     assert lines["extra"] == "extra: not used, the sample's call does not read it"
 
 
+class Labelled(nn.Module):
+    """An auxiliary head and a token, for training, which needs labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.aux = nn.Linear(6, 16), nn.Linear(16, 5), nn.Linear(16, 2)
+        self.token = nn.Parameter(torch.zeros(6))
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x, labels=None):
+        y = self.a(x * self.scale)
+        if self.training:
+            return (self.aux(self.a(x + self.token)) - labels[:, None]).square().mean()
+        return self.b(y)
+
+
+def test_what_only_training_mode_may_read_is_said():
+    removal = plan(Labelled(), torch.randn(2, 6), by_size, channels=0.5, round_to=1)
+    lines = {str(line) for line in removal.report()}
+    why = "the sample's call does not read it, and in training mode Labelled does not run on this"
+    assert any(line.startswith(f"aux: not prunable, {why} sample: ") for line in lines)
+    assert any(line.startswith(f"Labelled: not prunable, token: {why}") for line in lines)
+    assert "Labelled: not prunable, it is the model's input" in lines
+    said = " ".join(str(removal).split())
+    assert f"token and 2 more cannot be cut: {why}" in said
+    sample = {"x": torch.randn(2, 6), "labels": torch.ones(2)}
+    removal = plan(Labelled(), sample, by_size, channels=0.5, round_to=1)
+    lines = {str(line) for line in removal.report()}
+    assert "aux: pruned, inputs 16 -> 8" in lines
+
+
 def test_frozen_layers_are_pruned_or_protected_as_asked():
     model = small_net()
     for parameter in model[0].parameters():
