@@ -27,7 +27,7 @@ TOOLS = ("sparsetrain", "torch-pruning")
 RIVAL = TOOLS[1]
 LIMITS = {"seconds": 60.0, "error": 1e-4, "kept": 0.45}
 VISIBLE = 100  # times the error that the removal must change the output by, or it proves nothing
-PATIENCE = 600  # seconds until a process is stopped
+PATIENCE = 240  # seconds until a process is stopped
 
 
 def run(tool: str, family: str, name: str) -> dict[str, Any]:
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--only", nargs="+", help="networks whose names hold one of these")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS[:1])
+    parser.add_argument("--missing", action="store_true", help="those that the file does not have")
     parser.add_argument("--json", type=Path, help="add the results to this file")
     args = parser.parse_args()
     found: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -114,7 +115,8 @@ def main() -> None:
         found = {(r["tool"], r["family"], r["name"]): r for r in before}
     wanted = [(tool, f, name) for f in args.families for name in names(f) for tool in args.tools]
     for key in wanted:
-        if args.only and not any(part in key[2] for part in args.only):
+        left_out = args.only and not any(part in key[2] for part in args.only)
+        if left_out or (args.missing and key in found):
             continue
         found[key] = judged(run(*key))
         print(*key, "counts" if found[key]["counts"] else found[key].get("reason"), flush=True)

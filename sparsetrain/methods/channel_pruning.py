@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsetrain.methods.shrinking import REINIT, Shrinking
 from sparsetrain.scores import Random
-from sparsetrain.shrink import COSTS, Graph, Plan, budget_of, plan
+from sparsetrain.shrink import ALLOCATIONS, COSTS, Graph, Plan, budget_of, plan
 
 Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
 
@@ -26,8 +26,8 @@ class InRounds(Shrinking):
         at: steps before the first round; 0: it comes before training.
         rounds: number of rounds.
         interval: steps from one round to the next.
-        allocation: "global", all channels compete, or "uniform", every group of channels keeps the
-            same share of `channels`.
+        allocation: "global", all channels compete, or "uniform", every group of channels keeps one
+            share.
         reinit: what happens to the weights that stay: "keep" them, "rescale" each layer by
             sqrt(old fan-in / new fan-in), or draw "fresh" ones with the deviation that the weights
             had before training, scaled alike, and forget the optimizer's state (our reading).
@@ -47,13 +47,9 @@ class InRounds(Shrinking):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        what, _ = self._budget
+        _ = self._budget  # there is one
         self._one_of("reinit", REINIT)
-        self._one_of("allocation", ("global", "uniform"))
-        if self.allocation == "uniform" and what != "channels":
-            raise self._wrong(
-                f"allocation='uniform' shares out channels; say channels=, not {what}="
-            )
+        self._one_of("allocation", ALLOCATIONS)
         if self.at < 0 or min(self.rounds, self.interval) < 1:
             raise self._wrong(
                 "need at >= 0 and rounds, interval >= 1, got"
@@ -78,8 +74,7 @@ class InRounds(Shrinking):
 
     @cached_property
     def _budget(self) -> tuple[str, float]:
-        shares = {what: getattr(self, what) for what in COSTS}
-        return budget_of(type(self).__name__, shares)
+        return budget_of(type(self).__name__, {what: getattr(self, what) for what in COSTS})
 
     @property
     def _score(self) -> Score:
@@ -109,17 +104,13 @@ class InRounds(Shrinking):
 
     def _plan(self, graph: Graph, share: float, score: Score) -> Plan:
         """Keep this share of the whole network's cost."""
-        what, memory = self._budget[0], self._state.memory
-        if self.allocation == "uniform":
-            whole = memory["records"][0]["widths"]
-            budget: dict[str, Any] = {"widths": {name: share * w for name, w in whole.items()}}
-        else:
-            budget = {what: min(share * memory["whole"] / COSTS[what](graph, None), 1.0)}
+        what, whole = self._budget[0], self._state.memory["whole"]
         return plan(
             self._state.model,
             self._sample,
             score,
-            **budget,
+            **{what: min(share * whole / COSTS[what](graph, None), 1.0)},
+            allocation=self.allocation,
             round_to=self.round_to,
             min_channels=self.min_channels,
             protect=self.protect,

@@ -1,6 +1,7 @@
 """Remove channels for real: graph (what moves together), plan (what goes), apply (cut)."""
 
 from sparsetrain.shrink.apply import resize_like as resize_like
+from sparsetrain.shrink.budget import ALLOCATIONS as ALLOCATIONS
 from sparsetrain.shrink.budget import COSTS as COSTS
 from sparsetrain.shrink.choose import budget_of as budget_of
 from sparsetrain.shrink.choose import plan as plan

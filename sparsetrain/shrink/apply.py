@@ -108,7 +108,7 @@ def rebuild_reducers(model: nn.Module) -> None:
             wrapper.static_graph = False  # or it warns that it is set
             wrapper._set_static_graph()
         for hook, state in wrapper._comm_hooks:
-            distributed._register_comm_hook(wrapper.reducer, state, hook)
+            distributed._register_comm_hook(wrapper.reducer, state, hook)  # type: ignore
 
 
 def _wrappers(model: nn.Module) -> list[DistributedDataParallel]:

@@ -3,7 +3,8 @@
 Channels of all groups stand in one list, by score, group, index; the lowest go. A group's width is
 rounded to a multiple of `round_to`, since time is a staircase in the width; the first n channels of
 the list go, with the smallest n whose rounded widths meet the budget. What rounding left unused is
-given back in whole steps to the channels of the highest score that still fit.
+given back in whole steps to the channels of the highest score that still fit. Or all groups keep
+one share, the largest that meets the budget.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch import Tensor
 from sparsetrain.nearest import unknown
 from sparsetrain.shrink.graph import Graph, Group, Widths
 
+ALLOCATIONS = ("global", "uniform")
 Cost = Callable[[Graph, Widths | None], float]
 COSTS: dict[str, Cost] = {
     "flops": Graph.flops,
@@ -65,6 +67,23 @@ def kept_channels(
         low, high = (low, middle) if cost(graph, widths(middle)) <= budget else (middle, high)
     final = _widened(graph, scores, widths(high), limits, lambda w: cost(graph, w) <= budget)
     return best(graph, scores, final)
+
+
+def uniform_widths(
+    graph: Graph, cost: Callable[[Widths], float], budget: float, limits: Limits
+) -> dict[str, int]:
+    """Every group's width at the largest share, one for all, whose cost is at most `budget`."""
+
+    def widths(share: float) -> dict[str, int]:
+        return {g.name: limits.nearest(g, share * g.width) for g in graph.free}
+
+    low, high = 0.0, 1.0
+    if cost(widths(high)) <= budget:
+        return widths(high)
+    while high - low > 1e-9:  # no dimension is longer than its inverse
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(widths(middle)) <= budget else (low, middle)
+    return widths(low)
 
 
 def best(graph: Graph, scores: Mapping[str, Tensor], widths: Widths) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ def plan(
     memory: float | None = None,
     latency: float | None = None,
     widths: Mapping[str, float] | None = None,
+    allocation: str = "global",
     round_to: int | None = None,
     min_channels: int = 1,
     protect: Collection[str] = (),
@@ -44,6 +45,8 @@ def plan(
         latency: the share of the time of a call on the sample, measured on this device, or
         widths: channels to keep, by group, rounded to the nearest width that is allowed; groups
             that are not named keep all.
+        allocation: "global", all channels compete by score, or "uniform", every group keeps one
+            share of its channels, its best by score.
         round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
             with AVX-512, else 8. Below 8, beware of channels_last: `config.check_layout`.
         min_channels: no group gets narrower than this.
@@ -61,8 +64,10 @@ def plan(
     graph = _with_frozen(graph, model, frozen)
     if not graph.free:
         raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")
+    if allocation not in budgets.ALLOCATIONS:
+        raise unknown("allocation of channels", allocation, budgets.ALLOCATIONS)
     limits = _limits(model, round_to, min_channels)
-    asked = Asked(model, sample, graph, score, limits)
+    asked = Asked(model, sample, graph, score, limits, allocation == "uniform")
     if what == "widths":
         return _to_widths(asked, share)
     return _to_latency(asked, share) if what == "latency" else _to_cost(asked, what, share)
@@ -77,6 +82,7 @@ class Asked:
     graph: Graph
     score: Score
     limits: budgets.Limits
+    uniform: bool
 
     def scores(self) -> dict[str, Tensor]:
         return _checked(self.score(self.model, self.graph), self.graph)
@@ -98,7 +104,7 @@ def _to_widths(asked: Asked, widths: Mapping[str, float]) -> Plan:
 
 def _to_latency(asked: Asked, share: float) -> Plan:
     model, sample, graph, scores = asked.model, asked.sample, asked.graph, asked.scores()
-    found = search(model, sample, graph, scores, asked.limits, share)
+    found = search(model, sample, graph, scores, asked.limits, share, asked.uniform)
     met = f"asked {100 * share:g}% of the latency, measured {100 * found.share:.1f}%"
     return Plan(model, sample, graph, scores, found.kept, met)
 
@@ -117,7 +123,11 @@ def _to_cost(asked: Asked, what: str, share: float) -> Plan:
         )
     scores = asked.scores()
     at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
-    kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
+    if asked.uniform:
+        fits = budgets.uniform_widths(graph, lambda w: cost(graph, w), at_most, limits)
+        kept = budgets.best(graph, scores, fits)
+    else:
+        kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
     reached = cost(graph, {name: len(stay) for name, stay in kept.items()}) / whole
     met = f"asked {100 * share:g}% of the {what}, the nearest below is {100 * reached:.2f}%"
     return Plan(asked.model, asked.sample, graph, scores, kept, "" if reached == share else met)

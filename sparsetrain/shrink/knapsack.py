@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparsetrain.modes import quietly
 from sparsetrain.shrink.apply import Kept, cut_channels
 from sparsetrain.shrink.attached import Together
-from sparsetrain.shrink.budget import Limits, best, narrowest
+from sparsetrain.shrink.budget import Limits, best, narrowest, uniform_widths
 from sparsetrain.shrink.graph import Graph, Widths
 from sparsetrain.shrink.latency import Latency
 from sparsetrain.shrink.record import arguments
@@ -89,16 +89,22 @@ def search(
     scores: Mapping[str, Tensor],
     limits: Limits,
     share: float,
+    uniform: bool = False,
 ) -> Found:
     """Channels to keep so that the model takes `share` of its time on the sample, on this device.
 
-    The nearest that is found, measured; above the target only where nothing meets it.
+    The nearest that is found, measured; above the target only where nothing meets it. Widths are
+    the knapsack's, or with `uniform` one share of all.
     """
     predict = Latency(graph, Cache())
     whole = predict({})
     wanted, tried = share, []
     for _ in range(CORRECTIONS):
-        widths = widths_within(predict, scores, wanted * whole, limits)
+        limit = wanted * whole
+        if uniform:
+            widths = uniform_widths(graph, predict, limit, limits)
+        else:
+            widths = widths_within(predict, scores, limit, limits)
         kept = best(graph, scores, widths)
         measured = measured_share(model, sample, graph, kept)
         tried.append(Found(kept, measured))

@@ -57,6 +57,13 @@ def test_the_target_is_met_and_used(stairs):
         assert kept.tolist() == list(range(width - len(kept), width))
 
 
+def test_one_share_of_every_group(stairs):
+    removal = plan(net(), SAMPLE, by_number, latency=0.5, allocation="uniform", round_to=8)
+    shares = [width / removal.graph[name].width for name, width in removal.widths.items()]
+    assert max(shares) - min(shares) <= 8 / 32  # what widths are rounded to
+    assert "measured" in removal.asked
+
+
 def test_a_flat_part_of_the_stairs_is_not_worth_a_channel(stairs):
     """Between 16 and 32 channels nothing is saved, so widths stop where a step ends."""
     graph = trace(net(), SAMPLE)

@@ -41,6 +41,18 @@ def test_budget_is_met_and_used(budget, share, round_to):
     assert all(w % round_to == 0 for w in removal.widths.values())
 
 
+@pytest.mark.parametrize("budget", ["flops", "parameters", "channels", "memory"])
+def test_uniform_keeps_one_share_of_every_group(budget):
+    options = {"allocation": "uniform", "round_to": 1, budget: 0.6}
+    removal = plan(small_net(), SAMPLE, by_size, **options)
+    shares = [width / removal.graph[name].width for name, width in removal.widths.items()]
+    assert max(shares) - min(shares) <= 1 / 32
+    more = removal.keeping({name: width + 1 for name, width in removal.widths.items()})
+    assert removal.share(budget) <= 0.6 < more.share(budget)
+    first = removal.scores["0"].sort(descending=True).indices[: removal.widths["0"]]
+    assert removal.kept["0"].tolist() == sorted(first.tolist())
+
+
 def test_lowest_scores_go():
     scores = {"0": torch.arange(32.0).flip(0), "3": torch.arange(64.0) + 100}
     removal = plan(small_net(), SAMPLE, lambda m, g: scores, channels=80 / 96, round_to=1)
@@ -98,6 +110,7 @@ def test_the_table_says_what_goes_and_what_stays():
         ({"flops": 1.5}, "got 1.5"),
         ({"flops": 1e-5}, "flops=1e-05 would empty a layer: with at least 8 channels in each"),
         ({"flops": 0.5, "round_to": 0}, "need round_to, min_channels >= 1, got 0, 1"),
+        ({"flops": 0.5, "allocation": "each"}, "no allocation of channels is called 'each'"),
         ({"flops": 0.5, "protect": ["33"]}, "no module to protect is called '33'; did you mean"),
     ],
 )
