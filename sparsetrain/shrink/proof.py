@@ -63,6 +63,7 @@ class Proof:
                 grads = [gradients[name] for name in wanted]
                 # Rounding can switch a ReLU near zero, which gradients feel and outputs do not.
                 error = max(error, _compare(names, list(wanted.values()), grads, slack=50))
+            _call_gradient_hooks(model)
         except Exception as problem:  # a model may raise what it likes
             reason = (str(problem).splitlines() or [repr(problem)])[0]
             hint = "" if isinstance(model, fx.GraphModule) else AS_GRAPH
@@ -147,6 +148,18 @@ def _expect_trained(
         gradients = _gradients(outputs, wanted)
     kept = {n: _kept(g, stays.get(n, {})) for n, g in gradients.items()}
     return [o.detach() for o in outputs], kept
+
+
+def _call_gradient_hooks(model: nn.Module) -> None:
+    """With gradients of zero: one that multiplies by a mask of its own fails where that is wide."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter._backward_hooks:
+            with torch.inference_mode(False), torch.enable_grad():
+                nothing = (parameter * 0).sum()
+            try:
+                torch.autograd.grad(nothing, parameter)
+            except Exception as problem:
+                raise RuntimeError(f"a hook on the gradient of {name}: {problem}") from problem
 
 
 def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
