@@ -1,7 +1,8 @@
 """Cut channels out of a model, in place.
 
 Parameters, buffers, gradients, optimizer state, masks and EMA copies keep their identity: the same
-tensor objects get smaller data, so whoever holds them (optimizer, hooks, scheduler) goes on.
+tensor objects get smaller data, so whoever holds them (optimizer, hooks, scheduler) goes on. Only
+hooks on autograd's own node of a parameter are lost, for the node is another one then.
 """
 
 import gc

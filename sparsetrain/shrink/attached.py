@@ -139,6 +139,7 @@ def _by_parameter(model: nn.Module, masks: dict[str, Tensor]) -> dict[int, list[
 def _check_unchanged(model: nn.Module, graph: Graph) -> None:
     """The model's tensors are those that were planned, and none shares another's memory."""
     place: dict[int, str] = {}
+    cut = {member.tensor for group in graph.free for member in group.members} & graph.trainable
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         planned = graph.shapes.get(name, tuple(tensor.shape))
         if tuple(tensor.shape) != tuple(planned):
@@ -147,8 +148,8 @@ def _check_unchanged(model: nn.Module, graph: Graph) -> None:
                 " plan anew"
             )
         if tensor.numel() > 1 and tensor.layout == torch.strided:
-            first = place.setdefault(tensor.data_ptr(), name)
-            if first != name and name in graph.trainable and first in graph.trainable:
+            first = place.setdefault(tensor.data_ptr() or id(tensor), name)
+            if first != name and cut & {first, name} and graph.trainable >= {first, name}:
                 raise ValueError(
                     f"plan: {first} and {name} are two parameters in the same memory, and would no"
                     " longer be; tie them as one Parameter under two names"

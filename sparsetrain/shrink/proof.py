@@ -60,6 +60,7 @@ class Proof:
             error = _compare(["output"] * len(found), self.outputs, found, self.double)
             if self.training is not None:
                 error = max(error, self.training.check(model))
+            _call_gradient_hooks(model)
         except Exception as problem:  # a model may raise what it likes
             reason = (str(problem).splitlines() or [repr(problem)])[0]
             hint = "" if isinstance(model, fx.GraphModule) else AS_GRAPH
@@ -161,6 +162,18 @@ def _rounding(program: Program) -> float:
     """What counts as rounding in a result of double precision."""
     made = {v.dtype for step in program.steps for v in step.outputs if v.dtype.is_floating_point}
     return TOLERANCE[torch.float64] if made <= {torch.float64} else CAST
+
+
+def _call_gradient_hooks(model: nn.Module) -> None:
+    """With gradients of zero: one that multiplies by a mask of its own fails where that is wide."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter._backward_hooks:
+            with torch.inference_mode(False), torch.enable_grad():
+                nothing = (parameter * 0).sum()
+            try:
+                torch.autograd.grad(nothing, parameter)
+            except Exception as problem:
+                raise RuntimeError(f"a hook on the gradient of {name}: {problem}") from problem
 
 
 def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:

@@ -246,3 +246,16 @@ def test_a_hook_that_assumes_a_width():
         removal.apply()
     assert model[0].weight.shape == (16, 8)
     assert model(SAMPLE).shape == (2, 4)
+
+
+def test_a_gradient_hook_that_assumes_a_width(whole):
+    model, attached, state = whole
+    mask = torch.ones(16, 8)
+    hook = model.first.weight.register_hook(lambda gradient: gradient * mask)
+    before = state()
+    removal = plan(model, SAMPLE, Random(), channels=0.5, round_to=1)
+    with pytest.raises(RuntimeError, match="a hook on the gradient of first.weight: The size of"):
+        removal.apply(**attached)
+    check_as_before(model, attached, state, before)
+    hook.remove()
+    removal.apply(**attached)

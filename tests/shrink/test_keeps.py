@@ -1,12 +1,10 @@
 """What a user has set up around a model goes on after channels were removed from it."""
 
 import copy
-import warnings
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from sparsetrain import checkpoint, load_plan, plan
@@ -125,46 +123,6 @@ def test_tied_weights_stay_tied():
     assert model.head.in_features == model.embed.embedding_dim == model.head.weight.shape[1]
     step(model, optimizer, x)
     assert model.head(model.embed.weight).shape == (10, 10)
-
-
-def old(name):
-    """The norms that torch has superseded, and warns of, but that many models have."""
-
-    def wrap(module):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return getattr(nn.utils, name)(module)
-
-    return wrap
-
-
-COMPUTED = {
-    "weight_norm": parametrizations.weight_norm,
-    "spectral_norm": parametrizations.spectral_norm,
-    "old weight_norm": old("weight_norm"),
-    "old spectral_norm": old("spectral_norm"),
-    "prune": lambda module: prune.l1_unstructured(module, "weight", 0.5),
-}
-
-
-@pytest.mark.parametrize("name", list(COMPUTED))
-def test_computed_weights(name):
-    model = net()
-    for layer in (0, 2):
-        COMPUTED[name](model[layer])
-    optimizer = torch.optim.Adam(model.parameters())
-    step(model, optimizer)
-    names = list(model.state_dict())
-    removal = half(model)
-    removal.apply(optimizer=optimizer)
-    step(model, optimizer)
-    assert list(model.state_dict()) == names
-    assert model[2].weight.shape == (model[2].out_features, model[2].in_features)
-    assert model[2].weight.shape == (len(model[2].bias), len(model[0].bias))
-    assert sum(model[2].weight.shape) == sum(removal.widths.values()) == 16
-    if not name.startswith(("old", "prune")):  # torch copies no computed weights
-        twin = copy.deepcopy(model)
-        torch.testing.assert_close(twin.eval()(SAMPLE), model.eval()(SAMPLE))
 
 
 class Buffers(nn.Module):
