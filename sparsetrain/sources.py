@@ -27,7 +27,7 @@ def find_network(spec: str) -> nn.Module:
     """
     where, _, name = spec.rpartition(":")
     try:
-        make = _maker(where, name)
+        make = _maker_without_library(where, name)
     except Exception as error:  # it may raise what it likes
         raise ValueError(f"model {spec!r} cannot be imported: {error}") from error
     try:
@@ -37,6 +37,25 @@ def find_network(spec: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {spec!r} is {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _maker_without_library(where: str, name: str) -> Any:
+    """As `_maker`, also where torchvision's library does not load beside this torch.
+
+    Networks, but for detection, need no more than that two of its operations are declared.
+    """
+    try:
+        return _maker(where, name)
+    except Exception as error:
+        reasons: list[BaseException] = [error]
+        while (cause := reasons[-1].__cause__ or reasons[-1].__context__) is not None:
+            reasons.append(cause)
+        declared = hasattr(torch.ops.torchvision, "nms")
+        if declared or not any("torchvision::nms does not exist" in str(e) for e in reasons):
+            raise
+    for op in ("nms", "qnms"):
+        TORCHVISION.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return _maker(where, name)
 
 
 def _maker(where: str, name: str) -> Any:
@@ -60,7 +79,7 @@ def import_source(where: str) -> ModuleType:
     if not where.endswith(".py"):
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
-        return _imported(where)
+        return importlib.import_module(where)
     name, path = Path(where).stem, str(Path(where).resolve())
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == path:
@@ -70,20 +89,9 @@ def import_source(where: str) -> ModuleType:
         raise ImportError(f"no module in {where}")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
-    found.loader.exec_module(module)
-    return module
-
-
-def _imported(where: str) -> ModuleType:
-    """Where torchvision's library does not load beside this torch, without its operations.
-
-    Its networks, but for detection, need no more than that two are declared.
-    """
     try:
-        return importlib.import_module(where)
-    except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
-            raise
-        for name in ("nms", "qnms"):
-            TORCHVISION.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return importlib.import_module(where)
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half of a module is none
+        raise
+    return module
