@@ -40,6 +40,7 @@ class Modes:
 
     evaluation: Run
     training: Run | None
+    grown: tuple[list[Step] | None, list[Step] | None]  # the steps of each for twice the batch
 
     @staticmethod
     def of(model: nn.Module, sample: Any, walk: Walk) -> "Modes":
@@ -51,9 +52,11 @@ class Modes:
             warnings.warn(
                 "as_graph: in training mode the graph runs the operations of evaluation mode,"
                 f" without dropout, and norms alone train: {reason}",
-                stacklevel=4,
+                stacklevel=6,
             )
-        return Modes(Run(sample, walk), training)
+        calls = (Run(sample, walk), training)
+        grown = [_doubled(model, call, bool(mode)) for mode, call in enumerate(calls)]
+        return Modes(*calls, (grown[0], grown[1]))
 
 
 class TwoModes(fx.GraphModule):
@@ -90,10 +93,12 @@ def graph_module(model: nn.Module, modes: Modes, stays: Stays) -> TwoModes:
     """
     root = nn.Module()
     _share(model, root)
-    graph = _Builder(model, root, modes.evaluation, stays).build()
+    graph = _Builder(model, root, modes.evaluation, stays, modes.grown).build()
     module = TwoModes(root, graph, type(model).__name__)
     if modes.training is not None:
-        module.training_graph = _Builder(model, root, modes.training, stays, True).build()
+        module.training_graph = _Builder(
+            model, root, modes.training, stays, modes.grown, training=True
+        ).build()
     for held in (module._parameters, module._buffers, module._modules):
         held.clear()  # only what the graph mentions, in the order of use
     _share(root, module)
@@ -103,8 +108,10 @@ def graph_module(model: nn.Module, modes: Modes, stays: Stays) -> TwoModes:
     return module
 
 
-def _doubled(model: nn.Module, call: Run, training: bool) -> list[Step] | None:
+def _doubled(model: nn.Module, call: Run | None, training: bool) -> list[Step] | None:
     """The steps for twice the batch, where they are the same operations."""
+    if call is None:
+        return None
     try:
         steps = record(model, twice(call.sample), training, dropout=training).steps
     except ValueError:
@@ -121,12 +128,13 @@ class _Builder:
         root: nn.Module,
         call: Run,
         stays: Stays,
+        grown: tuple[list[Step] | None, list[Step] | None],
         training: bool = False,
     ) -> None:
         self.model, self.root, self.sample = model, root, call.sample
         self.small, self.program = Small(call.walk, stays), call.walk.program
         self.structure = STRUCTURES[training]
-        self.grown = _doubled(model, call, training)
+        self.grown = grown[training]
         self.graph = fx.Graph()
         self.nodes: dict[Value, fx.Node] = {}
         self.batch: tuple[fx.Node, int] | None = None  # the first input's size, and what it was

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ class Plan:
         together = Together(self.model, self.graph, Attachments(optimizer, ema, masks or {}))
         if verify and as_graph:  # the graph of training mode is made here, so it is proved here
             self.verify(as_graph=True)
-        modes = Modes.of(self.model, self.sample, self.graph.walk) if as_graph else None
+        modes = self._modes if as_graph else None
         proof = self._expect() if verify and not as_graph else None
         shrunk, _, _ = self._cut(together, proof, modes)
         rebuild_reducers(self.model)
@@ -105,16 +106,21 @@ class Plan:
         """
 
         def prove(sample: Any) -> float:
-            again = sample is not self.sample
-            walk = self.graph.walk
-            walk = follow(record(self.model, sample), walk.heads) if again else walk
+            if sample is self.sample:
+                return self._prove(as_graph, training)
+            walk = follow(record(self.model, sample), self.graph.walk.heads)
             graph = replace(self.graph, walk=walk)
             return replace(self, sample=sample, graph=graph)._prove(as_graph, training)
 
         return settled(prove, self.model, self.sample)
 
+    @cached_property
+    def _modes(self) -> Modes:
+        """The calls that a graph module is made of; they hang on the whole model alone."""
+        return Modes.of(self.model, self.sample, self.graph.walk)
+
     def _prove(self, as_graph: bool, training: bool) -> float:
-        modes = Modes.of(self.model, self.sample, self.graph.walk) if as_graph else None
+        modes = self._modes if as_graph else None
         trains = None
         if training:
             trains = modes.training or self._trains(_NormBase) if modes else self._trains()

@@ -62,7 +62,7 @@ def test_targets_that_no_width_reaches():
     model = net()
     before = copy.deepcopy(model.state_dict())
     for options in ({"min_channels": 9}, {"round_to": 12}, {"round_to": 1, "min_channels": 10}):
-        with pytest.raises(ValueError, match=r"channels=0.5 would empty a layer: .* [01]\.\d+ remain"):
+        with pytest.raises(ValueError, match=r"channels=0.5 would empty a layer: .* remain"):
             plan(model, SAMPLE, Random(), channels=0.5, **options)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
