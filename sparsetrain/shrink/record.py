@@ -118,8 +118,7 @@ def record(
 
     Args:
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
-        training: in training mode, but for modules that are not of the class `only`.
-        dropout: with what it drops in training mode.
+        training: in training mode, with or without `dropout`, for modules of class `only` alone.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
