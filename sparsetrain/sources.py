@@ -12,8 +12,7 @@ from torch import nn
 
 from sparsetrain.nearest import unknown
 
-# Kept, since what it defines goes with it.
-TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
+DECLARED: list[torch.library.Library] = []  # kept, since what one declares goes with it
 
 
 def find_network(spec: str) -> nn.Module:
@@ -53,8 +52,9 @@ def _maker_without_library(where: str, name: str) -> Any:
         declared = hasattr(torch.ops.torchvision, "nms")
         if declared or not any("torchvision::nms does not exist" in str(e) for e in reasons):
             raise
+    DECLARED.append(torch.library.Library("torchvision", "FRAGMENT"))
     for op in ("nms", "qnms"):
-        TORCHVISION.define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        DECLARED[-1].define(f"{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return _maker(where, name)
 
 

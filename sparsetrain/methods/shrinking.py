@@ -141,8 +141,8 @@ class Shrinking(Method):
     ) -> None:
         if any(isinstance(m, DistributedDataParallel) for m in model.modules()):
             raise self._wrong(
-                "DistributedDataParallel holds buffers of its parameters' sizes, so channels cannot"
-                " go under it; prune first, then wrap"
+                "under DistributedDataParallel every rank would score channels by its own data, and"
+                " remove others; prune first, then wrap"
             )
         model = plain(model)
         # The dataclass is frozen for its users; the run's own part hangs beside the fields.
