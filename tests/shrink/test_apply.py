@@ -185,6 +185,15 @@ def test_a_wrong_result_is_noticed():
         removal.apply()
 
 
+def test_compiled_convolutions_run_after_shrinking():
+    model = models.build("vgg16", classes=4, width=0.125).eval()
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        compiled(images())
+        plan(model, images(), by_size, flops=0.4, round_to=2).apply()
+        torch.testing.assert_close(compiled(images()), model(images()))
+
+
 def test_resize_like_refuses_another_model():
     small = models.build("vgg16", classes=4, width=0.125)
     shapes = {n: tuple(t.shape) for n, t in small.state_dict().items()}
