@@ -27,7 +27,7 @@ TOOLS = ("sparsetrain", "torch-pruning")
 RIVAL = TOOLS[1]
 LIMITS = {"seconds": 60.0, "error": 1e-4, "kept": 0.45}
 VISIBLE = 100  # times the error that the removal must change the output by, or it proves nothing
-PATIENCE = 240  # seconds until a process is stopped
+PATIENCE = 150  # seconds until a process is stopped
 
 
 def run(tool: str, family: str, name: str) -> dict[str, Any]:
