@@ -57,6 +57,17 @@ def shrink(case: Case) -> dict[str, Any]:
 
 def _prune(model: nn.Module, sample: Any, graph: Graph) -> None:
     """Half of the channels at random; the parameters end as the numbers of their entries."""
+    doubled = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, sample)
+    halving = pruner(model, doubled, graph)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.arange(tensor.numel()).reshape(tensor.shape))
+    halving.step()
+
+
+def pruner(model: nn.Module, sample: Any, graph: Graph) -> Any:
+    """Whose `step` removes half of the channels at random."""
     import torch_pruning
 
     made = [
@@ -65,24 +76,15 @@ def _prune(model: nn.Module, sample: Any, graph: Graph) -> None:
     weights = dict(model.named_parameters())
     last = {id(weights[name]) for name in made if name in weights}
     last |= {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # may be tied
-    doubled = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, sample)
-    pruner = torch_pruning.pruner.BasePruner(
+    held = [m for m in model.modules() if id(getattr(m, "weight", None)) in last]
+    return torch_pruning.pruner.BasePruner(
         model,
-        doubled,
+        sample,
         importance=torch_pruning.importance.RandomImportance(),
         pruning_ratio=1 - SHARE,
-        ignored_layers=[
-            m
-            for m in model.modules()
-            if id(getattr(m, "weight", None)) in last and not isinstance(m, nn.Embedding)
-        ],
+        ignored_layers=[m for m in held if not isinstance(m, nn.Embedding)],
         num_heads=_heads(model),
     )
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(torch.arange(tensor.numel()).reshape(tensor.shape))
-    pruner.step()
 
 
 def _heads(model: nn.Module) -> dict[nn.Module, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.shrink.conformance.hard import Hard, weights
-from sparsetrain.shrink.proof import expect_of
+from sparsetrain.shrink.proof import AS_GRAPH, expect_of
 from sparsetrain.shrink.record import arguments, record, tensors_of
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import HEADS, follow
@@ -38,7 +38,8 @@ def check(graph: Hard, prune: Prune) -> str | None:
         compare(before, after, sample, stays)
         _train(after, sample)
     except Exception as problem:
-        return str(problem).splitlines()[0] if str(problem) else repr(problem)
+        lines = str(problem).splitlines() or [repr(problem)]
+        return lines[0].removesuffix(AS_GRAPH)
     return None
 
 
