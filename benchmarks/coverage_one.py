@@ -16,7 +16,7 @@ from sparsetrain.scores import Random
 from sparsetrain.shrink import Graph, Plan, arguments
 from sparsetrain.shrink.record import tensors_of
 
-SHARE = 0.5  # of the channels stay
+SHARE = 0.5  # of the channels of each group stay
 
 
 class Clock:
@@ -45,7 +45,8 @@ def shrink(case: Case) -> dict[str, Any]:
 
 
 def _plan(case: Case) -> Plan:
-    return plan(case.model, case.sample, Random(), channels=SHARE, round_to=1)
+    options = {"allocation": "uniform", "channels": SHARE, "round_to": 1}
+    return plan(case.model, case.sample, Random(), **options)
 
 
 def _in_place_or_as_graph(case: Case, planned: Plan, clock: Clock) -> dict[str, Any]:
