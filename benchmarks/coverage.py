@@ -4,10 +4,10 @@
     python -m benchmarks.coverage --only resnet50 --tools sparsetrain torch-pruning
 
 Needs the packages of the extra `coverage`. Each network in a process of its own, on one thread. It
-counts if half of each group of its channels is removed, the result equals the network with those channels cut
-(shrink/proof.py) to 1e-4, runs forward and backward, and keeps at most 45% of its prunable
-parameters (those of tensors that can lose channels), all of it within 60 s of one core's time,
-tracing included.
+counts if half of each group of its channels is removed, the result equals the network with those
+channels cut (shrink/proof.py) to 1e-4, runs forward and backward, and keeps at most 45% of its
+prunable parameters (those of tensors that can lose channels), all of it within 60 s of one core's
+time, tracing included.
 """
 
 import argparse

@@ -37,8 +37,11 @@ class Cut:
 class Tracer:
     """The labels of every value of a program, while its steps are followed one by one."""
 
-    def __init__(self, batch: int, choices: dict[tuple, int] | None = None) -> None:
+    def __init__(
+        self, batch: int, choices: dict[tuple, int] | None = None, whole_groups: bool = True
+    ) -> None:
         self.batch = batch  # samples in the example input
+        self.whole_groups = whole_groups  # of a convolution go, where there are many
         self.dims: dict[Value, Dims] = {}
         self.origin: dict[Value, str] = {}  # of a value that is a parameter, or made of one alone
         self.tensors: dict[str, Dims] = {}  # name of a parameter or buffer -> its labels

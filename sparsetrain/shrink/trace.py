@@ -104,16 +104,21 @@ def _programs(model: nn.Module, sample: Any) -> tuple[list[Program], dict[str, s
     return [program], dict.fromkeys(unread, why + problems[0])
 
 
-def follow(program: Program, heads: str = "whole", others: Sequence[Program] = ()) -> Walk:
+def follow(
+    program: Program,
+    heads: str = "whole",
+    others: Sequence[Program] = (),
+    whole_groups: bool = True,
+) -> Walk:
     """Label the values of a program, whose parameters have their place in the others, too.
 
     Where a dimension comes apart (heads, groups) one part holds the channels: the first that
-    nothing forbids.
+    nothing forbids. Of convolutions with many groups, whole ones do, or channels inside of each.
     """
     chooser = Chooser(within=heads == "within")
     tried: list[tuple[int, Walk]] = []  # with how many splits are stuck
     while True:
-        tracer = _labelled((program, *others), chooser.choices)
+        tracer = _labelled((program, *others), chooser.choices, whole_groups)
         walk = Walk(program, tracer, tracer.solve(), heads)
         if chooser.within(walk.tracer, walk.channels):
             continue
@@ -123,11 +128,11 @@ def follow(program: Program, heads: str = "whole", others: Sequence[Program] = (
             return min(tried, key=lambda t: t[0])[1]
 
 
-def _labelled(programs: Sequence[Program], choices: dict[tuple, int]) -> Tracer:
+def _labelled(programs: Sequence[Program], choices: dict[tuple, int], whole_groups: bool) -> Tracer:
     """One pass over all steps; layers are those of the first program."""
     from sparsetrain.shrink.rules import apply_rule  # the rules import this package
 
-    tracer = Tracer(_batch(programs[0]), choices)
+    tracer = Tracer(_batch(programs[0]), choices, whole_groups)
     _begin(tracer, programs)
     counts = []
     for program in programs:

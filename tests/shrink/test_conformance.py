@@ -132,3 +132,26 @@ def test_kept_entries_are_found_by_their_values():
     stays = kept_entries(model, cut(smaller, [1, 3], [1, 3]))
     found = {name: {d: i.tolist() for d, i in by_dim.items()} for name, by_dim in stays.items()}
     assert found == {"a.weight": {0: [1, 3]}, "a.bias": {0: [1, 3]}, "out.weight": {1: [1, 3]}}
+
+
+def grouped_layers():
+    return Net(
+        lambda n, x: n.out(n.mid(n.a(x))),
+        a=conv(3, 16),
+        mid=conv(16, 16, groups=8),
+        out=conv(16, 2),
+    )
+
+
+@pytest.mark.parametrize("stay", [[*range(8)], [*range(0, 16, 2)]], ids=["groups", "in each group"])
+def test_the_check_leaves_open_what_of_groups_goes(stay):
+    """Four of eight groups, or one of two channels in each."""
+
+    def prune(model, x):
+        groups, inside = (4, [0, 1]) if stay[1] == 1 else (8, [0])
+        model.mid.weight = nn.Parameter(model.mid.weight[stay][:, inside].detach())
+        model.mid.bias = nn.Parameter(model.mid.bias[stay].detach())
+        model.mid.groups = groups
+        return cut(model, stay, stay)
+
+    assert check(Hard("grouped", "Groups.", grouped_layers, image), prune) is None

@@ -1,6 +1,7 @@
 """Does a pruner take a hard graph apart soundly?"""
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -46,16 +47,18 @@ def check(graph: Hard, prune: Prune) -> str | None:
 def compare(before: nn.Module, after: nn.Module, sample: Any, stays: Stays) -> float:
     """The error of a smaller network: of `before` with only these entries alive.
 
-    Of attention a pruner may take heads, or the same entries of all heads.
+    Of attention a pruner may take heads or the same entries of all heads, and of a grouped
+    convolution groups or the same channels of all groups.
 
     Raises:
         RuntimeError: it is more than rounding.
     """
     program = record(before, sample)
     problems: list[Exception] = []
-    for heads in HEADS:
+    for heads, whole in itertools.product(HEADS, (True, False)):
         try:
-            return expect_of(before, follow(program, heads), stays, sample).check(after)
+            walk = follow(program, heads, whole_groups=whole)
+            return expect_of(before, walk, stays, sample).check(after)
         except RuntimeError as problem:
             problems.append(problem)
     raise problems[0]

@@ -52,7 +52,8 @@ def _grouped(t: Tracer, step: Step, groups: int):
         return None
     each_in = read.reshape(groups, -1)
     each_row = rows.reshape(groups, -1)  # filters; of a transposed one, inputs
-    if whole_groups(groups, each_in.shape[1]):
+    per_group = each_in.shape[1]
+    if whole_groups(groups, per_group) and (t.whole_groups or per_group == 1):
         made = rows if not transposed else t.fresh(groups * weight.shape[1])
         t.fix(columns, f"{step} has groups of it")
         for part in (each_in, each_row, made.reshape(groups, -1)):
