@@ -1,6 +1,6 @@
 """Which networks of others lose half of their channels, verified, and why the rest do not.
 
-    python -m benchmarks.coverage --families torchvision --json benchmarks/results/coverage.json
+    python -m benchmarks.coverage --json benchmarks/results/coverage.json --markdown coverage.md
     python -m benchmarks.coverage --only resnet50 --tools sparsetrain torch-pruning
 
 Needs the packages of the extra `coverage`. Each network in a process of its own, on one thread. It
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +68,8 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> Table:
     """One row a network."""
-    found = Table("network", "shrunk", "plan, s", "apply, s", "kept", "error", "reason")
+    headings = ("network", "shrunk", "plan, s", "apply, s", "kept", "error", "reason")
+    found = Table(*headings, box=box.MARKDOWN)
     by_tool = {tool: [r for r in records if r["tool"] == tool] for tool in TOOLS}
     rivals = {(r["family"], r["name"]): r for r in by_tool[RIVAL]}
     if rivals:
@@ -77,7 +79,8 @@ def table(records: list[dict[str, Any]]) -> Table:
         cells = [f"{r['family']}:{r['name']}", *_cells(r)]
         if rival := rivals.get((r["family"], r["name"])):
             took = f"{rival['seconds'].get('plan', 0.0):.1f} s" if "seconds" in rival else ""
-            cells += [f"{'yes' if rival['counts'] else 'no'}, {took}", rival.get("reason", "")]
+            reason = rival.get("reason", "").replace("|", "/")
+            cells += [f"{'yes' if rival['counts'] else 'no'}, {took}", reason]
         found.add_row(*cells)
     return found
 
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS[:1])
     parser.add_argument("--missing", action="store_true", help="those that the file does not have")
     parser.add_argument("--json", type=Path, help="add the results to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     args = parser.parse_args()
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     if args.json and args.json.exists():
@@ -126,6 +130,9 @@ def main() -> None:
     records = list(found.values())
     Console(width=200).print(table(records))
     print(*counts(records), sep="\n")
+    if args.markdown:
+        with args.markdown.open("w") as file:
+            Console(file=file, width=1000).print(table(records))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ QUERIES = ("q", "k", "v", "qkv", "query", "key", "value", "in_proj")
 OUTPUT = "it is the model's output"
 COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads")
 ENDING = "(_proj|_lin|_linear|_head|_layer)$"
+SINGLE = 2**24  # whole numbers up to this have a float32 of their own
 Stays = dict[str, dict[int, Tensor]]
 
 
@@ -40,8 +41,8 @@ def shrink(case: Case) -> dict[str, Any]:
     try:
         graph = trace(case.model, case.sample)
         free, before = prunable(graph), size(case.model, prunable(graph))
-        coded = copy.deepcopy(case.model).double()
-        clock("plan", lambda: _prune(coded, case.sample, graph))
+        coded, sample = _exact(copy.deepcopy(case.model), case.sample)
+        clock("plan", lambda: _prune(coded, sample, graph))
         stays = _decoded(coded, case.model)
         coded.to(next(case.model.parameters()).dtype)
         _restore(coded, case.model, stays)
@@ -55,10 +56,17 @@ def shrink(case: Case) -> dict[str, Any]:
     return record | {"seconds": clock.seconds}
 
 
+def _exact(model: nn.Module, sample: Any) -> tuple[nn.Module, Any]:
+    """In a precision that can number the entries of every tensor."""
+    if all(t.numel() <= SINGLE for t in (*model.parameters(), *model.buffers())):
+        return model, sample
+    floating = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, sample)
+    return model.double(), floating
+
+
 def _prune(model: nn.Module, sample: Any, graph: Graph) -> None:
     """Half of the channels at random; the parameters end as the numbers of their entries."""
-    doubled = tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, sample)
-    halving = pruner(model, doubled, graph)
+    halving = pruner(model, sample, graph)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
