@@ -40,7 +40,8 @@ def shrink(case: Case) -> dict[str, Any]:
     clock, record = Clock(), {"way": None, "parameters": size(case.model)}
     try:
         graph = trace(case.model, case.sample)
-        free, before = prunable(graph), size(case.model, prunable(graph))
+        free = prunable(graph)
+        before = size(case.model, free)
         coded, sample = _exact(copy.deepcopy(case.model), case.sample)
         clock("plan", lambda: _prune(coded, sample, graph))
         stays = _decoded(coded, case.model)

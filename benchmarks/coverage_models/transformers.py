@@ -25,6 +25,10 @@ DECODER = ENCODER | {
     "pad_token_id": 0,
 }
 HEADS_OF_16 = DECODER | {"head_dim": 16}
+FALCON = {
+    **{"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2},
+    "num_attention_heads": 4,
+}
 GPT = {
     **{"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "use_cache": False,
@@ -179,15 +183,10 @@ FAMILIES: dict[str, Entry] = {
     "gemma3": ("Gemma3", "next", prompt, HEADS_OF_16),
     "phi": ("Phi", "next", prompt, DECODER),
     "phi3": ("Phi3", "next", prompt, DECODER),
-    "falcon": (
-        *("Falcon", "next", prompt),
-        {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2}
-        | {"num_attention_heads": 4},
-    ),
+    "falcon": ("Falcon", "next", prompt, FALCON),
     "falcon_new": (
         *("Falcon", "next", prompt),
-        {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2}
-        | {"num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True},
+        FALCON | {"num_kv_heads": 2, "new_decoder_architecture": True},
     ),
     "stablelm": ("StableLm", "next", prompt, DECODER),
     "olmo2": ("Olmo2", "next", prompt, DECODER),

@@ -93,11 +93,11 @@ def graph_module(model: nn.Module, modes: Modes, stays: Stays) -> TwoModes:
     """
     root = nn.Module()
     _share(model, root)
-    graph = _Builder(model, root, modes.evaluation, stays, modes.grown).build()
+    graph = _Builder(model, root, modes.evaluation, stays, modes.grown[0]).build()
     module = TwoModes(root, graph, type(model).__name__)
     if modes.training is not None:
         module.training_graph = _Builder(
-            model, root, modes.training, stays, modes.grown, training=True
+            model, root, modes.training, stays, modes.grown[1], training=True
         ).build()
     for held in (module._parameters, module._buffers, module._modules):
         held.clear()  # only what the graph mentions, in the order of use
@@ -128,13 +128,13 @@ class _Builder:
         root: nn.Module,
         call: Run,
         stays: Stays,
-        grown: tuple[list[Step] | None, list[Step] | None],
+        grown: list[Step] | None,
         training: bool = False,
     ) -> None:
         self.model, self.root, self.sample = model, root, call.sample
         self.small, self.program = Small(call.walk, stays), call.walk.program
         self.structure = STRUCTURES[training]
-        self.grown = grown[training]
+        self.grown = grown
         self.graph = fx.Graph()
         self.nodes: dict[Value, fx.Node] = {}
         self.batch: tuple[fx.Node, int] | None = None  # the first input's size, and what it was
