@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain import models, plan
-from sparsetrain.machine import machine
 from sparsetrain.scores import GroupNorm
 from sparsetrain.shrink import Plan, trace
 from sparsetrain.shrink.knapsack import measured_share
+from sparsetrain.support.machine import machine
 
 REPEATS = 5
 STEPS, BATCH, IMAGES = 20, 128, 50_000  # timed, and of an epoch of CIFAR

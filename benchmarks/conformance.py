@@ -19,9 +19,9 @@ from torch import nn
 
 from benchmarks.coverage import TOOLS
 from sparsetrain import plan
-from sparsetrain.machine import machine
 from sparsetrain.shrink import trace
 from sparsetrain.shrink.conformance import GRAPHS, check, spread
+from sparsetrain.support.machine import machine
 
 PATIENCE = 30  # seconds a graph
 

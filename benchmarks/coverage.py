@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.coverage_models import FAMILIES, names
-from sparsetrain.machine import machine
+from sparsetrain.support.machine import machine
 
 TOOLS = ("sparsetrain", "torch-pruning")
 RIVAL = TOOLS[1]

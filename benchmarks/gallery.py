@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from sparsetrain.inspection import examine, find_model, find_sample, picture
-from sparsetrain.machine import machine
+from sparsetrain.shrink.inspection import examine, find_model, find_sample, picture
+from sparsetrain.support.machine import machine
 
 NETWORKS = {
     "resnet50": "torchvision.models:resnet50",

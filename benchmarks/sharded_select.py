@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sparsetrain import models
 from sparsetrain.distributed import Piece, sharded_topk_mask
-from sparsetrain.machine import machine
 from sparsetrain.ops import topk_mask
+from sparsetrain.support.machine import machine
 
 
 def shard(tensor: Tensor, rank: int, world: int) -> Tensor:

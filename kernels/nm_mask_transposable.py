@@ -5,17 +5,15 @@ six pairs stay in registers, and the loop over the 90 masks is unrolled, so that
 three additions and a compare, in the order of the CPU. Each score is read once: bound by memory.
 """
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsetrain.ops.nm_mask_transposable import CHOICES, PAIRS
-
 BLOCK = 128
-# Each mask as its rows' pairs, digits of a number to the base 6, and as its 16 places, bits of one.
-MASKS = tuple(((a * 6 + b) * 6 + c) * 6 + d for a, b, c, d in CHOICES)
-BITS = tuple(sum(1 << (4 * r + c) for r in range(4) for c in PAIRS[rows[r]]) for rows in CHOICES)
+Rows = tuple[tuple[int, ...], ...]
 
 
 @triton.jit
@@ -59,13 +57,21 @@ def nm_mask_transposable_kernel(
         tl.store(keep_ptr + offset + r * W, keep != 0, mask=live)
 
 
-def nm_mask_transposable(score: Tensor) -> Tensor:
-    """score is contiguous, fp32 or fp64."""
+def nm_mask_transposable(score: Tensor, pairs: Rows, choices: Rows) -> Tensor:
+    """score is contiguous, fp32 or fp64; choices are the masks in order, as each row's pair."""
     keep = torch.empty_like(score, dtype=torch.bool)
     if score.numel() == 0:
         return keep
-    tiles = score.numel() // 16
+    tiles, (masks, bits) = score.numel() // 16, codes(pairs, choices)
     nm_mask_transposable_kernel[(triton.cdiv(tiles, BLOCK),)](
-        score, keep, tiles, score.shape[-1] // 4, MASKS=MASKS, BITS=BITS, BLOCK=BLOCK
+        score, keep, tiles, score.shape[-1] // 4, MASKS=masks, BITS=bits, BLOCK=BLOCK
     )
     return keep
+
+
+@lru_cache
+def codes(pairs: Rows, choices: Rows) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Each mask as its rows' pairs, digits of a number to the base 6, and its 16 places as bits."""
+    masks = tuple(((a * 6 + b) * 6 + c) * 6 + d for a, b, c, d in choices)
+    places = ([4 * r + c for r in range(4) for c in pairs[rows[r]]] for rows in choices)
+    return masks, tuple(sum(1 << place for place in each) for each in places)

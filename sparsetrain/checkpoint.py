@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sparsetrain.files import write_atomically
-from sparsetrain.masks import Masks
 from sparsetrain.ops import bits_of, mask_of
+from sparsetrain.selection.masks import Masks
 from sparsetrain.shrink import resize_like
+from sparsetrain.support.files import write_atomically
 
 FORMAT = 1
 TENSOR = "$tensor"  # key of a JSON object that stands for a tensor

@@ -13,12 +13,13 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 import typer
 from rich.console import Console
 
-from sparsetrain import runs
-from sparsetrain.catalog import METHODS
-from sparsetrain.config import Config, build_model
 from sparsetrain.data import load
-from sparsetrain.progress import Progress
-from sparsetrain.train import TrainingError
+from sparsetrain.training import runs
+from sparsetrain.training.assembly import build_model
+from sparsetrain.training.catalog import METHODS
+from sparsetrain.training.config import Config
+from sparsetrain.training.progress import Progress
+from sparsetrain.training.train import TrainingError
 
 app = typer.Typer(
     help="Prune and train PyTorch networks that really get smaller and faster.",
@@ -100,7 +101,7 @@ def demo(
 
     Example: sparsetrain demo --data cifar10 --data-dir cifar --epochs 20
     """
-    from sparsetrain.demo import demo as run_demo  # loads matplotlib
+    from sparsetrain.training.demo import demo as run_demo  # loads matplotlib
 
     if not run_demo(config, out, console, repeats):
         _exit(INTERRUPTED, f"interrupted; checkpoints are in {out}")
@@ -119,8 +120,8 @@ def train(
     Example: sparsetrain train --model vgg16 --data cifar10 --data-dir cifar --method drive
     --sparsity 0.9 --epochs 160 --lr 0.1
     """
-    from sparsetrain import report  # loads matplotlib
-    from sparsetrain.train import train as run_train
+    from sparsetrain.training import report  # loads matplotlib
+    from sparsetrain.training.train import train as run_train
 
     folder = resume or out or _new_folder(config)
     if resume is not None:
@@ -184,7 +185,7 @@ def compare(
     Example: sparsetrain compare --model resnet20 --data cifar10 --data-dir cifar --methods
     dense,drive --sparsity 0.9,0.95 --seeds 3 --epochs 30
     """
-    from sparsetrain import compare as grids  # loads matplotlib
+    from sparsetrain.training import compare as grids  # loads matplotlib
 
     names = tuple(name.strip() for name in methods.split(","))
     if report_only:
@@ -219,7 +220,7 @@ def inspect_model(
 
     Example: sparsetrain inspect torchvision.models:resnet50 --plot resnet50.svg
     """
-    from sparsetrain import inspection  # loads matplotlib
+    from sparsetrain.shrink import inspection  # loads matplotlib
 
     network = inspection.find_model(model)
     found = inspection.examine(network, inspection.find_sample(network, shape))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sparsetrain import ops
-from sparsetrain.machine import machine
+from sparsetrain.support.machine import machine
 
 
 def examine() -> dict[str, Any]:

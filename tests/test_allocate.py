@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsetrain.allocate import kept_by_layer
+from sparsetrain.selection.allocate import kept_by_layer
 
 VGG = {"first": (64, 3, 3, 3), "middle": (512, 512, 3, 3), "last": (10, 512)}
 SIZES = {"first": 1728, "middle": 2359296, "last": 5120}

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from sparsetrain import checkpoint, models
 from sparsetrain.checkpoint import CheckpointError
-from sparsetrain.masks import prunable
+from sparsetrain.selection.masks import prunable
 
 
 def test_a_tree_of_everything_survives(tmp_path):

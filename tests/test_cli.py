@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from sparsetrain import cli, runs
+from sparsetrain import cli
+from sparsetrain.training import runs
 
 QUICK = ["--model=alexnet", "--width=0.05", "--epochs=1"]
 

@@ -14,15 +14,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparsetrain import catalog, checkpoint, cli, plots, runs
-from sparsetrain.catalog import Entry, Setting, build_method, parse_options, parse_pattern
-from sparsetrain.compare import Grid, compare, report
-from sparsetrain.config import Config
+from sparsetrain import checkpoint, cli
 from sparsetrain.data import load
 from sparsetrain.methods import Method
-from sparsetrain.patterns import NM, Block, Channel, Unstructured, Vector
-from sparsetrain.schedules import learning_rate
-from sparsetrain.train import train
+from sparsetrain.selection.patterns import NM, Block, Channel, Unstructured, Vector, parse_pattern
+from sparsetrain.selection.schedules import learning_rate
+from sparsetrain.support import plots
+from sparsetrain.training import catalog, runs
+from sparsetrain.training.assembly import ARGUMENTS, GIVEN, Setting, build_method
+from sparsetrain.training.catalog import FOLLOWS, METHODS, parse_options
+from sparsetrain.training.compare import Grid, compare, report
+from sparsetrain.training.config import Config
+from sparsetrain.training.train import train
 
 TINY = Config(
     model=f"{Path(__file__).parent / 'compare_model.py'}:make",
@@ -282,6 +285,11 @@ def test_bad_options(text, message):
         Config(method="drive", set=text)
 
 
+def test_what_follows_from_the_settings_is_given():
+    assert GIVEN.keys() == FOLLOWS
+    assert ARGUMENTS.keys() <= METHODS.keys()
+
+
 @dataclass(frozen=True)
 class Twice(Method):
     """Goes through the schedule twice."""
@@ -302,7 +310,7 @@ def test_a_setting_draws_other_batches_by_number():
 
 
 def test_a_method_may_repeat_the_schedule(monkeypatch, tmp_path):
-    monkeypatch.setitem(catalog.METHODS, "twice", Entry(Twice))
+    monkeypatch.setitem(catalog.METHODS, "twice", Twice)
     config = replace(TINY, method="twice", schedule="step", epochs=4)
     run = train(config, tmp_path)
     assert run.finished

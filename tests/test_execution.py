@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import checkpoint, execution, runs, swap
-from sparsetrain.config import Config
-from sparsetrain.train import train
+from sparsetrain import checkpoint, swap
+from sparsetrain.training import execution, runs
+from sparsetrain.training.config import Config
+from sparsetrain.training.train import train
 
 QUICK = Config(batch_size=128, epochs=3, lr=0.02, threads=1)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sparsetrain.files import remove_parts, write_atomically, write_text
+from sparsetrain.support.files import remove_parts, write_atomically, write_text
 
 
 def test_writes_and_replaces(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import inspection
 from sparsetrain.cli import main
+from sparsetrain.shrink import inspection
 
 
 def small():

@@ -6,31 +6,15 @@ from pathlib import Path
 import sparsetrain
 
 LAYERS = [  # bottom first
-    {"chance"},
-    {
-        "ops",
-        "patterns",
-        "files",
-        "nearest",
-        "modes",
-        "interrupt",
-        "machine",
-        "schedules",
-        "data",
-        "models",
-        "progress",
-    },
-    {"groups", "allocate", "timings", "sources"},
-    {"optim", "scores", "select", "distributed", "plots"},
-    {"masks", "shrink", "nn"},
-    {"methods", "checkpoint"},
-    {"catalog"},
-    {"swap"},
-    {"bench", "config"},
-    {"execution"},
-    {"runs"},
-    {"train", "report", "doctor", "inspection"},
-    {"demo", "compare"},
+    {"support"},
+    {"ops", "data", "models"},
+    {"optim", "distributed"},
+    {"selection", "nn"},
+    {"scores", "shrink"},
+    {"checkpoint", "methods"},
+    {"measure", "swap"},
+    {"bench", "training"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]
@@ -46,7 +30,7 @@ def test_imports_point_down():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sparsetrain."):
                 there = node.module.split(".")[1]
                 ours = here in LEVEL and there in LEVEL and here != there
-                if ours and LEVEL[there] >= LEVEL[here] and not _only_beneath(here, there):
+                if ours and LEVEL[there] >= LEVEL[here] and not _for_types(here, there):
                     wrong.append(f"{path.relative_to(root)} imports {node.module}")
     assert not wrong, "\n".join(wrong)
 
@@ -57,7 +41,6 @@ def test_every_module_has_a_layer():
     assert found - {"__init__"} == set(LEVEL)
 
 
-def _only_beneath(here: str, there: str) -> bool:
-    """`models` names what is unknown with `nearest`, of its own layer."""
-    for_types = {("scores", "shrink"), ("catalog", "config")}
-    return there == "nearest" or (here, there) in for_types
+def _for_types(here: str, there: str) -> bool:
+    """Scores are of a graph's groups, and are what a plan is made from."""
+    return (here, there) == ("scores", "shrink")

@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from sparsetrain import models
-from sparsetrain.bench.networks import Network, count_flops, count_parameters, disk_bytes, measure
-from sparsetrain.masks import prunable
+from sparsetrain.measure.networks import Network, count_flops, count_parameters, disk_bytes, measure
+from sparsetrain.selection.masks import prunable
 
 
 def test_counts_are_of_what_is_not_zero():

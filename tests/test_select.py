@@ -3,7 +3,7 @@ import torch
 
 import sparsetrain as st
 from sparsetrain.ops import nm_mask_reference, nm_mask_transposable_reference, topk_mask
-from sparsetrain.select import SIGNED, best
+from sparsetrain.selection.select import SIGNED, best
 
 SHAPES = {"conv": (7, 6, 3, 2), "linear": (9, 5), "empty": (0, 4), "deep": (4, 3, 2, 2, 2)}
 GROUPED = [st.Vector(1), st.Vector(4), st.Vector(16), st.Block(2, 3), st.Block(1, 2), st.Channel()]

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from sparsetrain import sources
+from sparsetrain.support import sources
 
 NETWORKS = """
 import torch

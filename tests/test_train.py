@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import checkpoint, runs
-from sparsetrain.config import Config
+from sparsetrain import checkpoint
 from sparsetrain.data import load
-from sparsetrain.interrupt import Interrupt
-from sparsetrain.schedules import learning_rate
-from sparsetrain.train import TrainingError, train
+from sparsetrain.selection.schedules import learning_rate
+from sparsetrain.training import runs
+from sparsetrain.training.config import Config
+from sparsetrain.training.interrupt import Interrupt
+from sparsetrain.training.train import TrainingError, train
 
 QUICK = Config(
     model="alexnet",

@@ -15,6 +15,7 @@ from sparsetrain.kernels import nm_mask_transposable
 from sparsetrain.kernels.channel_scores import channel_scores_kernel
 from sparsetrain.kernels.nm_mask import nm_mask_kernel
 from sparsetrain.kernels.relu_density import relu_density_kernel
+from sparsetrain.ops.nm_mask_transposable import CHOICES, PAIRS
 
 FLOATS = ("fp32", "bf16")
 
@@ -46,11 +47,12 @@ def sources():
                 | {"O": "i32", "W": "i32"},
                 {"PRODUCT": product, "SQUARE": product, "ROWS": 64, "COLS": 128},
             )
+    masks, bits = nm_mask_transposable.codes(PAIRS, CHOICES)
     for dtype in ("fp32", "fp64"):
         made[f"nm_mask_transposable-{dtype}"] = (
             nm_mask_transposable.nm_mask_transposable_kernel,
             pointers(dtype, "score_ptr", keep_ptr="*i1", T="i32", across="i32"),
-            {name: getattr(nm_mask_transposable, name) for name in ("MASKS", "BITS", "BLOCK")},
+            {"MASKS": masks, "BITS": bits, "BLOCK": nm_mask_transposable.BLOCK},
         )
     return made
 

@@ -6,7 +6,7 @@ The sums of "fp32" differ in their last bits, so it is asked for its time only.
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.timing import Case, main
+from sparsetrain.measure.timing import Case, main
 from sparsetrain.ops import channel_scores, channel_scores_reference
 
 SHAPES = {"conv 512x512x3x3": (512, 512, 3, 3), "linear 4096x1024": (4096, 1024)}

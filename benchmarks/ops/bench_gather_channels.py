@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain import models
-from sparsetrain.bench.timing import Case, main
+from sparsetrain.measure.timing import Case, main
 from sparsetrain.ops import gather_channels
 
 SHAPES = {"conv 512x512x3x3": (512, 512, 3, 3), "linear 4096x1024": (4096, 1024)}

@@ -6,7 +6,7 @@ Scores are distinct, since torch.topk leaves the order of equal scores open.
 import torch
 from torch import Tensor
 
-from sparsetrain.bench.timing import Case, main
+from sparsetrain.measure.timing import Case, main
 from sparsetrain.ops import nm_mask, nm_mask_reference
 
 LAYERS = {"resnet50 layer4 3x3": (512, 4608), "vit-b mlp": (3072, 768)}

@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsetrain.bench.timing import Case, main
+from sparsetrain.measure.timing import Case, main
 from sparsetrain.ops import nm_mask, nm_mask_transposable, nm_mask_transposable_reference
 
 SHAPES = {"1024x1024": (1024, 1024), "vit-b mlp": (3072, 768)}

@@ -2,7 +2,7 @@
 
 import torch
 
-from sparsetrain.bench.timing import Case, main
+from sparsetrain.measure.timing import Case, main
 from sparsetrain.ops import relu_density, relu_density_reference
 
 SHAPES = {"resnet50 conv2": (16, 256, 56, 56), "resnet50 conv5": (16, 512, 7, 7)}

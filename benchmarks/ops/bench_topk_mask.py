@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ops.cub_topk import cub_topk
-from sparsetrain.bench.timing import Case, main
+from sparsetrain.measure.timing import Case, main
 from sparsetrain.ops import topk_mask
 
 KEEP = 0.1

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsetrain import models, plan, plots
-from sparsetrain.bench.networks import Network, infer_thunk, train_thunk
-from sparsetrain.bench.timing import milliseconds
+from sparsetrain import models, plan
 from sparsetrain.data import load
-from sparsetrain.machine import machine
+from sparsetrain.measure.networks import Network, infer_thunk, train_thunk
+from sparsetrain.measure.timing import milliseconds
 from sparsetrain.scores import ThreeSP
+from sparsetrain.support import plots
+from sparsetrain.support.machine import machine
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.bench.layer_problems import Form, Problem
-from sparsetrain.catalog import parse_pattern
 from sparsetrain.nn import Blocked, SparseConv2d, SparseLinear
-from sparsetrain.select import select
+from sparsetrain.selection.patterns import parse_pattern
+from sparsetrain.selection.select import select
 
 TOLERANCE = 1e-4  # of the greatest: fp32 sums of up to 4e5 products, in different orders
 DENSE = "dense"

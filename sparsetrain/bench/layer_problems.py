@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain import models
-from sparsetrain.nearest import unknown
+from sparsetrain.support.nearest import unknown
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 PATTERNS = ("unstructured", "vector:4", "vector:8", "vector:16")

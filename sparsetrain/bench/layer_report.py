@@ -8,10 +8,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sparsetrain import plots
 from sparsetrain.bench import bars
 from sparsetrain.bench.contenders import BORDERS, DENSE
 from sparsetrain.bench.layer_records import BreakEven, Record, break_evens
+from sparsetrain.support import plots
 
 
 def plot(records: Sequence[Record]) -> Any:

@@ -21,7 +21,7 @@ from sparsetrain.bench.contenders import BORDERS, OURS, Contender, Data, check, 
 from sparsetrain.bench.layer_problems import Form, Problem
 from sparsetrain.bench.layer_records import Record, break_evens
 from sparsetrain.bench.turns import in_turns, peak_gflop_s
-from sparsetrain.machine import machine
+from sparsetrain.support.machine import machine
 
 PASS_FLOPS = {"forward": 1, "training": 3}
 

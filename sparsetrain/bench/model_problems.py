@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from sparsetrain import models
 from sparsetrain.bench.layer_problems import Form, named_forms
-from sparsetrain.catalog import parse_pattern
-from sparsetrain.masks import prunable
-from sparsetrain.nearest import unknown
-from sparsetrain.select import select
+from sparsetrain.selection.masks import prunable
+from sparsetrain.selection.patterns import parse_pattern
+from sparsetrain.selection.select import select
+from sparsetrain.support.nearest import unknown
 
 THIN = (0.9, 0.95, 0.98)
 FORMS = tuple((pattern, sparsity) for pattern in ("unstructured", "vector:4") for sparsity in THIN)

@@ -22,9 +22,9 @@ from sparsetrain.bench import rivals, where
 from sparsetrain.bench.layers import PASS_FLOPS, Options
 from sparsetrain.bench.model_contenders import Contender, dense, disagreement, ours
 from sparsetrain.bench.model_problems import Workload, masks_of
-from sparsetrain.bench.networks import Network, count_flops
 from sparsetrain.bench.turns import in_turns, peak_gflop_s
-from sparsetrain.machine import machine
+from sparsetrain.measure.networks import Network, count_flops
+from sparsetrain.support.machine import machine
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sparsetrain import optim
-from sparsetrain.bench.timing import Case, bandwidth, machine, measure
+from sparsetrain.measure.timing import Case, bandwidth, machine, measure
 
 SHAPES = (
     *[(512, 512, 3, 3)] * 8,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sparsetrain.bench.contenders import Contender, Data, Tensors, inferrer, stepper
 from sparsetrain.bench.layer_problems import Form
-from sparsetrain.bench.timing import seconds
+from sparsetrain.measure.timing import seconds
 
 PACKAGES = ("sparseprop", "sparselab", "onnxruntime", "openvino")
 MISSING = "not installed"

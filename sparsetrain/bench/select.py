@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sparsetrain import models, plots
-from sparsetrain.bench.memory import free_bytes
-from sparsetrain.bench.timing import SCRUB_BYTES, bandwidth, machine, seconds
+from sparsetrain import models
+from sparsetrain.measure.memory import free_bytes
+from sparsetrain.measure.timing import SCRUB_BYTES, bandwidth, machine, seconds
 from sparsetrain.ops import TopkMask, topk_mask
+from sparsetrain.support import plots
 
 KEEP = 0.1
 BYTES = 9  # a parameter: w and g are read, a byte of mask is written

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from sparsetrain.bench.timing import seconds
+from sparsetrain.measure.timing import seconds
 
 SHORT_S = 5e-3  # calls below this have their data in the caches, if they are warm
 TELLING_S = 5e-4  # what one measurement takes at least

@@ -19,8 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sparsetrain.chance import random_stream
 from sparsetrain.data.augment import crop_and_flip, normalise
+from sparsetrain.support.chance import random_stream
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
 
-from sparsetrain.allocate import kept_by_layer
-from sparsetrain.groups import group_count
-from sparsetrain.nearest import unknown
-from sparsetrain.patterns import NM, Pattern, Unstructured
+from sparsetrain.selection.allocate import kept_by_layer
+from sparsetrain.selection.groups import group_count
+from sparsetrain.selection.patterns import NM, Pattern, Unstructured
+from sparsetrain.support.nearest import unknown
 
 
 @dataclass(frozen=True)

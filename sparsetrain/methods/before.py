@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsetrain import patterns
-from sparsetrain.chance import random_stream
 from sparsetrain.methods.draws import uniform
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import Probing
-from sparsetrain.select import SIGNED, Formula
+from sparsetrain.selection import patterns
+from sparsetrain.selection.select import SIGNED, Formula
+from sparsetrain.support.chance import random_stream
 
 ALL = (*Masking.PATTERNS, patterns.NM)
 

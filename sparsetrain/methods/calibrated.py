@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsetrain import patterns
-from sparsetrain.masks import KINDS
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import output_at
-from sparsetrain.modes import quietly
+from sparsetrain.selection import patterns
+from sparsetrain.selection.masks import KINDS
+from sparsetrain.support.modes import quietly
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sparsetrain.modes import quietly
 from sparsetrain.ops import relu_density
 from sparsetrain.shrink import Graph, ReLU, arguments
+from sparsetrain.support.modes import quietly
 
 
 class CountedReLU(nn.ReLU):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sparsetrain.chance import random_stream
-from sparsetrain.groups import expanded, group_scores
-from sparsetrain.patterns import Pattern, Unstructured
+from sparsetrain.selection.groups import expanded, group_scores
+from sparsetrain.selection.patterns import Pattern, Unstructured
+from sparsetrain.support.chance import random_stream
 
 
 def uniform(weights: Mapping[str, Tensor], pattern: Pattern, *key: int) -> dict[str, Tensor]:

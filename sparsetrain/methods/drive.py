@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.masks import sparsity
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.method import snapshot
 from sparsetrain.optim import state_like
-from sparsetrain.schedules import Steps, exponential
-from sparsetrain.select import Formula, best
+from sparsetrain.selection.masks import sparsity
+from sparsetrain.selection.schedules import Steps, exponential
+from sparsetrain.selection.select import Formula, best
 
 NORMALISE = ("none", "sum", "max", "std")
 AFTER = ("continue", "rewind_init", "rewind_dense")

@@ -19,14 +19,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.chance import random_stream
-from sparsetrain.masks import Masks
 from sparsetrain.methods import draws
 from sparsetrain.methods.masking import Masking
 from sparsetrain.optim import clear_
-from sparsetrain.patterns import Unstructured
-from sparsetrain.schedules import Steps, cosine, cubic
-from sparsetrain.select import best
+from sparsetrain.selection.masks import Masks
+from sparsetrain.selection.patterns import Unstructured
+from sparsetrain.selection.schedules import Steps, cosine, cubic
+from sparsetrain.selection.select import best
+from sparsetrain.support.chance import random_stream
 
 
 @dataclass(frozen=True)

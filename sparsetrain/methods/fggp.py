@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.groups import expanded, group_scores, live_groups
-from sparsetrain.masks import Masks
 from sparsetrain.methods import draws
 from sparsetrain.methods.masking import Masking
-from sparsetrain.schedules import Steps, cosine, cubic
-from sparsetrain.select import MAGNITUDE, Formula, best
+from sparsetrain.selection.groups import expanded, group_scores, live_groups
+from sparsetrain.selection.masks import Masks
+from sparsetrain.selection.schedules import Steps, cosine, cubic
+from sparsetrain.selection.select import MAGNITUDE, Formula, best
 
 FORMULAS = {
     "magnitude": MAGNITUDE,

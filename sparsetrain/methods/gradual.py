@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from sparsetrain.methods.masking import Masking
-from sparsetrain.schedules import SHAPES, Steps
+from sparsetrain.selection.schedules import SHAPES, Steps
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.chance import random_stream
-from sparsetrain.groups import expanded, live_groups
-from sparsetrain.masks import Masks
 from sparsetrain.methods.dynamic import RigL
-from sparsetrain.select import best
+from sparsetrain.selection.groups import expanded, live_groups
+from sparsetrain.selection.masks import Masks
+from sparsetrain.selection.select import best
+from sparsetrain.support.chance import random_stream
 
 FULL = 0.5  # a layer that is no sparser has its whole gradient looked at
 

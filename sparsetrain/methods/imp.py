@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from sparsetrain.masks import sparsity
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.method import snapshot
-from sparsetrain.schedules import Steps, exponential
+from sparsetrain.selection.masks import sparsity
+from sparsetrain.selection.schedules import Steps, exponential
 
 RATE = 0.2  # share of the remaining weights that a level removes in the paper
 

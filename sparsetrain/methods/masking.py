@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sparsetrain import patterns
-from sparsetrain.allocate import ALLOCATIONS
-from sparsetrain.groups import live_groups
-from sparsetrain.masks import COUNTS, Exclude, Masks, apply_, counted, mark_of, prunable
 from sparsetrain.methods.amounts import Amounts
 from sparsetrain.methods.method import Method, overflowed, plain
 from sparsetrain.optim import Masked
-from sparsetrain.patterns import NM, Pattern
-from sparsetrain.schedules import Steps
-from sparsetrain.select import MAGNITUDE, UNSTRUCTURED, Formula, best
+from sparsetrain.selection import patterns
+from sparsetrain.selection.allocate import ALLOCATIONS
+from sparsetrain.selection.groups import live_groups
+from sparsetrain.selection.masks import COUNTS, Exclude, Masks, apply_, counted, mark_of, prunable
+from sparsetrain.selection.patterns import NM, Pattern
+from sparsetrain.selection.schedules import Steps
+from sparsetrain.selection.select import MAGNITUDE, UNSTRUCTURED, Formula, best
 
 
 @dataclass
@@ -54,9 +54,9 @@ class Masking(Method):
 
     Attributes:
         sparsity: share that is removed in the end, in [0, 1), of what `count` says.
-        pattern: what is removed together; see `sparsetrain.patterns`.
+        pattern: what is removed together; see `sparsetrain.selection.patterns`.
         allocation: "global", all layers' weights compete, or a share for each layer: "uniform",
-            "uniform+" or "erk"; see sparsetrain/allocate.py.
+            "uniform+" or "erk"; see selection/allocate.py.
         exclude: layers that stay dense: names of modules or parameters and types of modules, or a
             function (name, module) -> bool.
         floor: share that each layer keeps at least, or {parameter name: share}.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sparsetrain.masks import Masks
+from sparsetrain.selection.masks import Masks
 from sparsetrain.shrink.attached import unwrapped
 
 

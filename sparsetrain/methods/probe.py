@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sparsetrain.methods.masking import Masking
-from sparsetrain.modes import quietly
 from sparsetrain.shrink.record import arguments
+from sparsetrain.support.modes import quietly
 
 
 @dataclass(frozen=True)

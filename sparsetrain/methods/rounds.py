@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sparsetrain.masks import Masks
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import Probing, output_at
-from sparsetrain.modes import quietly
-from sparsetrain.schedules import SHAPES
+from sparsetrain.selection.masks import Masks
+from sparsetrain.selection.schedules import SHAPES
+from sparsetrain.support.modes import quietly
 
 SCHEDULES = ("exponential", "linear")
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from sparsetrain.methods.method import Method, overflowed, plain
 from sparsetrain.methods.redraw import Laws, fan_ins, laws_of, redraw_, rescale_
-from sparsetrain.patterns import Channel, Pattern
+from sparsetrain.selection.patterns import Channel, Pattern
 from sparsetrain.shrink import Graph, Plan, protected, trace
 
 REINIT = ("keep", "rescale", "fresh")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsetrain.methods.calibrated import Calibrated, as_rows, from_rows
 from sparsetrain.ops import nm_mask
-from sparsetrain.patterns import NM
+from sparsetrain.selection.patterns import NM
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sparsetrain.masks import Masks
 from sparsetrain.methods import draws
 from sparsetrain.methods.dynamic import RigL
-from sparsetrain.patterns import Unstructured
-from sparsetrain.select import best
+from sparsetrain.selection.masks import Masks
+from sparsetrain.selection.patterns import Unstructured
+from sparsetrain.selection.select import best
 
 
 @dataclass(frozen=True)

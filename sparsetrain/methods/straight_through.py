@@ -25,10 +25,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsetrain.masks import apply_, mark_of
 from sparsetrain.methods.masking import Masking
-from sparsetrain.patterns import NM, Pattern
-from sparsetrain.select import best
+from sparsetrain.selection.masks import apply_, mark_of
+from sparsetrain.selection.patterns import NM, Pattern
+from sparsetrain.selection.select import best
 
 
 @dataclass(frozen=True)

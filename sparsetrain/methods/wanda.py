@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.methods.calibrated import Calibrated, as_rows, from_rows
-from sparsetrain.patterns import NM
-from sparsetrain.select import best
+from sparsetrain.selection.patterns import NM
+from sparsetrain.selection.select import best
 
 
 @dataclass(frozen=True)

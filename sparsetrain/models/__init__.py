@@ -8,7 +8,7 @@ from torch import nn
 from sparsetrain.models.alexnet import AlexNet as AlexNet
 from sparsetrain.models.resnet import ResNet as ResNet
 from sparsetrain.models.vgg import VGG as VGG
-from sparsetrain.nearest import unknown
+from sparsetrain.support.nearest import unknown
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,

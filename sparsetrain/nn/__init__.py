@@ -1,5 +1,6 @@
 """Sparse layers: packed weights, and activations in the layout that their kernels read."""
 
+from sparsetrain.nn import blocked_functions as blocked_functions
 from sparsetrain.nn.blocked import Blocked as Blocked
 from sparsetrain.nn.blocked import choose_lanes as choose_lanes
 from sparsetrain.nn.packed import Pattern as Pattern

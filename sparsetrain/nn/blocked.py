@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from sparsetrain.nn.pending import Pending
 from sparsetrain.ops.blocked import Halo, from_blocked, to_blocked, with_halo
 
 WIDE = (64, 32, 16)  # lanes of a matrix, the fastest first
@@ -32,7 +32,27 @@ OPERATORS = [
     *(f"__{name}__" for name in ("neg", "abs", "lt", "le", "gt", "ge", "eq", "ne")),
     "__getitem__",
 ]
+FUNCTIONS: dict[
+    Any, Callable[..., Any]
+] = {}  # what is known of Blocked; `blocked_functions` fills it
 FORWARDED = {"is_cuda", "is_mps", "layout", "requires_grad", "is_quantized", "is_sparse"}
+
+
+class Pending(Protocol):
+    """Data to come, of a known shape, from inputs that are there."""
+
+    @property
+    def inputs(self) -> tuple[Blocked, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def make(self) -> Tensor: ...
+
+    def with_relu(self) -> Pending: ...
 
 
 @final
@@ -192,9 +212,7 @@ class Blocked:
 
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What torch's function does to Blocked arguments."""
-    from sparsetrain.nn.blocked_functions import TABLE  # which needs the class
-
-    known = TABLE.get(func)
+    known = FUNCTIONS.get(func)
     result = NotImplemented if known is None else known(*args, **kwargs)
     if result is NotImplemented:
         args, kwargs = tree_map_only(Blocked, Blocked.dense, (args, kwargs))

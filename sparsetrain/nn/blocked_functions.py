@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sparsetrain.nn.blocked import Blocked
+from sparsetrain.nn.blocked import FUNCTIONS, Blocked
 from sparsetrain.nn.pending import Momentum, Norm, PendingNorm, PendingProduct
 from sparsetrain.ops.blocked import computed_in, with_halo
 from sparsetrain.ops.blocked_pool import (
@@ -240,7 +240,7 @@ def _both(func: Callable[[Tensor, Tensor], Tensor], x: Blocked, y: Blocked) -> B
     return x.like(func(x.data, y.data))
 
 
-TABLE: dict[Any, Callable[..., Any]] = {
+FUNCTIONS |= {  # where `blocked.run` looks
     **{f: _elementwise(f) for f in ZERO_STAYS},
     **{f: _on_one_position(f) for f in ONE_POSITION},
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),

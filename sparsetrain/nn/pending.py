@@ -7,18 +7,16 @@ takes on a ReLU. Each reads its input once and writes its output once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sparsetrain.nn.blocked import Blocked
 from sparsetrain.nn.product import Kernels
 from sparsetrain.ops.blocked import Halo
 from sparsetrain.ops.blocked_batch_norm import blocked_batch_norm
 from sparsetrain.ops.spmm import spmm
-
-if TYPE_CHECKING:
-    from sparsetrain.nn.blocked import Blocked
 
 
 class Norm(NamedTuple):
@@ -37,23 +35,6 @@ class Norm(NamedTuple):
             scale = scale * self.weight
         shift = -self.mean * scale
         return scale, shift if self.bias is None else shift + self.bias
-
-
-class Pending(Protocol):
-    """Data to come, of a known shape, from inputs that are there."""
-
-    @property
-    def inputs(self) -> tuple[Blocked, ...]: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def make(self) -> Tensor: ...
-
-    def with_relu(self) -> Pending: ...
 
 
 class PendingProduct(NamedTuple):

@@ -82,7 +82,7 @@ def _(score: Tensor) -> Tensor:
 def _(score: Tensor) -> Tensor:
     from sparsetrain.kernels.nm_mask_transposable import nm_mask_transposable  # needs Triton
 
-    return nm_mask_transposable(score)
+    return nm_mask_transposable(score, PAIRS, CHOICES)
 
 
 def _widened(score: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsetrain.nearest import unknown
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
 from sparsetrain.ops.parameter_table import CODES, gapless, row_of, same_order, table_of
 from sparsetrain.optim.state import clear_, local
+from sparsetrain.support.nearest import unknown
 
 Group = dict[str, Any]
 _dtype = attrgetter("dtype")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.modes import quietly
+from sparsetrain.support.modes import quietly
 
 Batch = tuple[Any, Any]  # (input, target); the input as in `plan`'s sample
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sparsetrain.modes import quietly
 from sparsetrain.ops import gather_channels
 from sparsetrain.optim import set_data_
 from sparsetrain.shrink.attached import Together, unwrapped
 from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.small import Small, Stays
+from sparsetrain.support.modes import quietly
 
 Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending

@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
-from sparsetrain.nearest import unknown
 from sparsetrain.optim import Masked
 from sparsetrain.shrink.graph import Graph, named_tensor
+from sparsetrain.support.nearest import unknown
 
 WRAPPERS = (AveragedModel, DataParallel, DistributedDataParallel)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsetrain.nearest import unknown
 from sparsetrain.shrink.graph import Graph, Group, Widths
+from sparsetrain.support.nearest import unknown
 
 ALLOCATIONS = ("global", "uniform")
 Cost = Callable[[Graph, Widths | None], float]

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.knapsack import search
 from sparsetrain.shrink.plan import Plan
 from sparsetrain.shrink.trace import trace
+from sparsetrain.support.nearest import unknown
 
 Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
 
@@ -48,7 +48,7 @@ def plan(
         allocation: "global", all channels compete by score, or "uniform", every group keeps one
             share of its channels, its best by score.
         round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
-            with AVX-512, else 8. Below 8, beware of channels_last: `config.check_layout`.
+            with AVX-512, else 8. Below 8, beware of channels_last: `assembly.check_layout`.
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
         frozen: "prune" or "protect" layers whose parameters require no gradient.

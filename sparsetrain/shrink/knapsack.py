@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.modes import quietly
 from sparsetrain.shrink.apply import Kept, cut_channels
 from sparsetrain.shrink.attached import Together
 from sparsetrain.shrink.budget import Limits, best, narrowest, uniform_widths
 from sparsetrain.shrink.graph import Graph, Widths
 from sparsetrain.shrink.latency import Latency
 from sparsetrain.shrink.record import arguments
-from sparsetrain.timings import Cache
+from sparsetrain.support.modes import quietly
+from sparsetrain.support.timings import Cache
 
 TOLERANCE = 0.05  # of the target, within which a measured latency meets it
 CORRECTIONS = 4  # of the budget, by what the shrunk network shows

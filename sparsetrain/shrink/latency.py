@@ -18,7 +18,7 @@ from sparsetrain.shrink.graph import Graph, Widths
 from sparsetrain.shrink.record import Step, Value
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
-from sparsetrain.timings import Cache, milliseconds
+from sparsetrain.support.timings import Cache, milliseconds
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the widths at which operations are timed
 

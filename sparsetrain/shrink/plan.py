@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-from sparsetrain.nearest import unknown
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
 from sparsetrain.shrink.apply import Cut, cut_channels, entries, rebuild_reducers
@@ -26,6 +25,7 @@ from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
 from sparsetrain.shrink.trace import follow, trace
+from sparsetrain.support.nearest import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

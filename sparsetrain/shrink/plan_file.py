@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsetrain.files import write_text
-from sparsetrain.nearest import unknown
 from sparsetrain.shrink.graph import Graph, Group
+from sparsetrain.support.files import write_text
+from sparsetrain.support.nearest import unknown
 
 FORMAT = "sparsetrain plan 1"
 

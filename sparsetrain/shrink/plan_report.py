@@ -115,6 +115,6 @@ def _changes(what: str, groups: Mapping[str, Group], widths: Widths) -> Iterator
 
 def picture(graph: Graph, widths: Widths) -> "Figure":
     """Channels of each group that may lose some, and how many are kept."""
-    from sparsetrain import plots  # loads matplotlib
+    from sparsetrain.support import plots  # loads matplotlib
 
     return plots.widths({g.name: (g.width, widths.get(g.name, g.width)) for g in graph.free})

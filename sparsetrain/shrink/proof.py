@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from sparsetrain.modes import quietly
 from sparsetrain.optim import set_data_
 from sparsetrain.shrink.apply import Kept, entries, rebuild_reducers
 from sparsetrain.shrink.drawing import Means, Run
@@ -27,6 +26,7 @@ from sparsetrain.shrink.record import SEED, Program, arguments, tensors_of
 from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import Walk
+from sparsetrain.support.modes import quietly
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sparsetrain import modes
-from sparsetrain.modes import python_dice, quietly
 from sparsetrain.shrink import mentions
 from sparsetrain.shrink.mentions import Mention, Mentions
+from sparsetrain.support import modes
+from sparsetrain.support.modes import python_dice, quietly
 
 INDEX = (torch.int64, torch.int32)
 SEED = 0  # of what a model draws while it is looked at: the same in all its runs

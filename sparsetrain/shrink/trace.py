@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import nn
 
-from sparsetrain.nearest import unknown
 from sparsetrain.shrink.graph import Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
 from sparsetrain.shrink.labels import Channels, Labels, Tracer
 from sparsetrain.shrink.mentions import numbers_of
 from sparsetrain.shrink.record import Program, Value, record, twice
 from sparsetrain.shrink.splits import Chooser
+from sparsetrain.support.nearest import unknown
 
 HEADS = ("whole", "within")
 TURNS = 8  # attempts at choosing which part of a split dimension holds the channels

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsetrain import timings
 from sparsetrain.methods.method import plain
-from sparsetrain.nearest import unknown
 from sparsetrain.nn import SparseLayer
+from sparsetrain.support import timings
+from sparsetrain.support.nearest import unknown
+from sparsetrain.support.timings import Cache, Times
 from sparsetrain.swap import measure
 from sparsetrain.swap.exchange import pack_
 from sparsetrain.swap.report import FORMS, TIMES, Report, Row
 from sparsetrain.swap.sites import Calls, Site, sites
 from sparsetrain.swap.trial import Forms, Trial, trying
-from sparsetrain.timings import Cache, Times
 
 SLOWER = "dense is the fastest"
 NO_GAIN = "the model is not faster with it sparse"

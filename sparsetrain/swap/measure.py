@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sparsetrain.nn import Blocked, SparseConv2d, SparseLayer
+from sparsetrain.support.timings import Thunk
 from sparsetrain.swap.exchange import Packing, sparse_form
 from sparsetrain.swap.sites import Calls, Site
-from sparsetrain.timings import Thunk
 
 LAST = torch.channels_last
 
@@ -37,7 +37,7 @@ def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
 
 def _has_other_layout(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether channels_last is another memory format, and one that torch computes rightly."""
-    right = layer.in_channels // layer.groups >= 8  # see sparsetrain.config.check_layout
+    right = layer.in_channels // layer.groups >= 8  # see training.assembly.check_layout
     return right and x.dim() == 4 and not x.is_contiguous(memory_format=LAST)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from sparsetrain.nearest import unknown
 from sparsetrain.nn import Blocked, SparseLayer
 from sparsetrain.nn.packed import widest
 from sparsetrain.shrink.record import arguments
+from sparsetrain.support.nearest import unknown
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sparsetrain.modes import quietly
 from sparsetrain.nn import Blocked, SparseLayer
+from sparsetrain.support.modes import quietly
 from sparsetrain.swap.exchange import Packing, densify, pack_
 from sparsetrain.swap.measure import gradients
 from sparsetrain.swap.sites import Site, hooked, run, watching

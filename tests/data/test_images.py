@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from sparsetrain.chance import random_stream
 from sparsetrain.data import DataError, Split, load, names
 from sparsetrain.data.augment import crop_and_flip, windows
 from sparsetrain.data.images import InMemory, Recipe
+from sparsetrain.support.chance import random_stream
 
 MEAN, STD = torch.tensor([0.5, 0.25, 0.125]), torch.tensor([0.5, 0.25, 1.0])
 

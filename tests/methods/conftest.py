@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sparsetrain import methods
-from sparsetrain.patterns import NM, Block, Vector
+from sparsetrain.selection.patterns import NM, Block, Vector
 
 STEPS = 12  # of a whole training
 DRAWS = torch.Generator().manual_seed(0)

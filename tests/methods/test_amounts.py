@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sparsetrain.methods.amounts import Amounts
-from sparsetrain.patterns import Unstructured
+from sparsetrain.selection.patterns import Unstructured
 
 SHAPES = {n: torch.Size(s) for n, s in zip("abcd", [(7, 5), (11, 7), (3, 11), (6, 4)], strict=True)}
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from sparsetrain import patterns
 from sparsetrain.methods import SNIP, GraSP, Magnitude, ProsPr, Random
+from sparsetrain.selection import patterns
 
 X, Y = torch.randn(24, 8), torch.arange(24) % 3
 BATCHES = [(X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16)]

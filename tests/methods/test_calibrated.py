@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import patterns
 from sparsetrain.methods import Magnitude, SparseGPT, Wanda
 from sparsetrain.methods.calibrated import as_rows, columns, from_rows
+from sparsetrain.selection import patterns
 
 torch.manual_seed(0)
 X = torch.randn(40, 8) * torch.linspace(0.1, 2, 8) + torch.randn(40, 1)

@@ -6,7 +6,7 @@ from torch import nn
 
 from sparsetrain import optim
 from sparsetrain.methods import SET, GraNet, RigL
-from sparsetrain.patterns import Vector
+from sparsetrain.selection.patterns import Vector
 
 WEIGHT = torch.tensor([[5.0, 1.0, 0.0, 0.0], [0.0, 3.0, 4.0, 0.0], [0.0, 0.0, 2.0, 6.0]])
 MASK = WEIGHT != 0

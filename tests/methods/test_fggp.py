@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sparsetrain.methods import FGGP
-from sparsetrain.patterns import Vector
+from sparsetrain.selection.patterns import Vector
 
 LR = 0.01
 PRUNABLE = ["2.weight", "5.weight"]  # without the first convolution

@@ -8,9 +8,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain import optim
-from sparsetrain.masks import prunable
 from sparsetrain.methods import Masking
-from sparsetrain.patterns import NM, Block, Channel, Unstructured, Vector
+from sparsetrain.selection.masks import prunable
+from sparsetrain.selection.patterns import NM, Block, Channel, Unstructured, Vector
 
 X, Y = torch.randn(32, 8), torch.arange(32) % 3
 

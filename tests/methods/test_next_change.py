@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from sparsetrain import methods, optim
-from sparsetrain.execution import Execution
-from sparsetrain.masks import sparsity
-from sparsetrain.schedules import Steps
+from sparsetrain.selection.masks import sparsity
+from sparsetrain.selection.schedules import Steps
+from sparsetrain.training.execution import Execution
 
 STEPS = 12
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sparsetrain import patterns
 from sparsetrain.methods import FORCE, SNIP, IterSNIP, SynFlow
+from sparsetrain.selection import patterns
 
 X, Y = torch.randn(24, 8), torch.arange(24) % 3
 BATCHES = [(X[:12], Y[:12]), (X[12:], Y[12:])]

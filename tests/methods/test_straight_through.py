@@ -5,7 +5,7 @@ from torch import nn
 from sparsetrain import optim
 from sparsetrain.methods import SRSTE, STR
 from sparsetrain.ops import nm_mask_reference
-from sparsetrain.patterns import NM, Unstructured
+from sparsetrain.selection.patterns import NM, Unstructured
 
 X = torch.randn(16, 8, dtype=torch.float64)
 Y = torch.arange(16) % 4

@@ -3,7 +3,7 @@ import torch
 
 from sparsetrain.ops import nm_mask_transposable, nm_mask_transposable_reference
 from sparsetrain.ops.nm_mask import DTYPES
-from sparsetrain.ops.nm_mask_transposable import CHOICES
+from sparsetrain.ops.nm_mask_transposable import CHOICES, PAIRS
 
 SHAPES = [(0, 4), (4, 0), (4, 4), (8, 12), (4, 260), (68, 132), (3, 2, 8, 4)]
 
@@ -28,7 +28,8 @@ def test_equals_reference(shape, dtype, device):
 def test_triton_equals_reference(shape, dtype):
     kernel = pytest.importorskip("sparsetrain.kernels.nm_mask_transposable")
     score = sample(shape, dtype, "cuda" if torch.cuda.is_available() else "cpu")
-    assert torch.equal(kernel.nm_mask_transposable(score), nm_mask_transposable_reference(score))
+    keep = kernel.nm_mask_transposable(score, PAIRS, CHOICES)
+    assert torch.equal(keep, nm_mask_transposable_reference(score))
 
 
 def test_there_are_90_masks_in_order():

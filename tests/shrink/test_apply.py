@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain import models, plan
-from sparsetrain.masks import prunable
+from sparsetrain.selection.masks import prunable
 from sparsetrain.shrink import resize_like
 
 LABELS = torch.tensor([0, 1, 2, 3])

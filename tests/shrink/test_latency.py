@@ -4,7 +4,7 @@ from torch import nn
 
 from sparsetrain import plan
 from sparsetrain.shrink import budget, knapsack, latency, trace
-from sparsetrain.timings import Cache
+from sparsetrain.support.timings import Cache
 
 SAMPLE = torch.randn(2, 3, 16, 16)
 

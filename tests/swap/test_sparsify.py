@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import sparsetrain as st
-from sparsetrain import optim, timings
+from sparsetrain import optim
 from sparsetrain.nn import SparseConv2d, SparseLinear
+from sparsetrain.support import timings
 from sparsetrain.swap.choose import cheapest
 
 X = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))

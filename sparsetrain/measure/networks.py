@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparsetrain import checkpoint
-from sparsetrain.bench.memory import Peak
-from sparsetrain.bench.timing import milliseconds
-from sparsetrain.masks import Masks
+from sparsetrain.measure.memory import Peak
+from sparsetrain.measure.timing import milliseconds
 from sparsetrain.optim import SGD
+from sparsetrain.selection.masks import Masks
 from sparsetrain.shrink import Layer, trace
 
 

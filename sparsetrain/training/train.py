@@ -3,7 +3,7 @@
 A run is a function of its config, machine and thread count: batches depend on (seed, epoch, step),
 so a run that was killed and resumed ends with the same weights, bit for bit. With execution "auto"
 the forms of the layers also depend on times that were measured on the machine; a resumed run keeps
-those that it had. The run folder: sparsetrain/runs.py.
+those that it had. The run folder: training/runs.py.
 """
 
 import math
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsetrain import runs
-from sparsetrain.config import Config
 from sparsetrain.data import Images, Split, load
-from sparsetrain.interrupt import Interrupt
-from sparsetrain.masks import sparsity
-from sparsetrain.progress import Progress
-from sparsetrain.runs import Run
-from sparsetrain.schedules import learning_rate
+from sparsetrain.selection.masks import sparsity
+from sparsetrain.selection.schedules import learning_rate
+from sparsetrain.training import runs
+from sparsetrain.training.config import Config
+from sparsetrain.training.interrupt import Interrupt
+from sparsetrain.training.progress import Progress
+from sparsetrain.training.runs import Run
 
 
 class TrainingError(RuntimeError):

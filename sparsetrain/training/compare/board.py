@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from sparsetrain.compare.grid import Cell
-from sparsetrain.progress import Progress
+from sparsetrain.training.compare.grid import Cell
+from sparsetrain.training.progress import Progress
 
 
 class Board:

@@ -8,18 +8,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sparsetrain import plots, report
-from sparsetrain.bench.networks import Cost, Network, measure
-from sparsetrain.catalog import build_method
-from sparsetrain.config import Config, build_model
 from sparsetrain.data import Images, load
-from sparsetrain.files import write_text
-from sparsetrain.machine import machine
-from sparsetrain.progress import Progress
-from sparsetrain.report import Facts
-from sparsetrain.runs import Run
-from sparsetrain.sources import import_source
-from sparsetrain.train import train
+from sparsetrain.measure.networks import Cost, Network, measure
+from sparsetrain.support import plots
+from sparsetrain.support.files import write_text
+from sparsetrain.support.machine import machine
+from sparsetrain.support.sources import import_source
+from sparsetrain.training import report
+from sparsetrain.training.assembly import build_method, build_model
+from sparsetrain.training.config import Config
+from sparsetrain.training.progress import Progress
+from sparsetrain.training.report import Facts
+from sparsetrain.training.runs import Run
+from sparsetrain.training.train import train
 
 LABELS = {"dense": "dense", "3sp": "3SP", "drive": "DRIVE"}
 

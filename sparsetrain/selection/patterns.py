@@ -3,7 +3,9 @@
 A pattern is plain data; `sparsetrain.select` turns a score and a pattern into a mask.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from sparsetrain.support.nearest import unknown
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,22 @@ class Channel:
 
 
 Pattern = Unstructured | Vector | NM | Block | Channel
+PATTERNS: dict[str, tuple[type, int]] = {  # name: (pattern, how many numbers follow it)
+    "unstructured": (Unstructured, 0),
+    "vector": (Vector, 1),
+    "nm": (NM, 2),
+    "block": (Block, 2),
+    "channel": (Channel, 0),
+}
+
+
+def parse_pattern(text: str) -> Pattern:
+    """A pattern from "unstructured", "vector:V", "nm:N:M", "block:R:C" or "channel"."""
+    name, *numbers = text.split(":")
+    if name not in PATTERNS:
+        raise unknown("pattern", name, PATTERNS)
+    kind, needed = PATTERNS[name]
+    if len(numbers) != needed or not all(n.isdecimal() for n in numbers):
+        form = ":".join([name, *(f.name.upper() for f in fields(kind)[:needed])])
+        raise ValueError(f"pattern {text!r} is not of the form {form}, with whole numbers")
+    return kind(*map(int, numbers))

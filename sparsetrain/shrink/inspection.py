@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from sparsetrain import models, plots
+from sparsetrain import models
 from sparsetrain.shrink import Graph, trace
 from sparsetrain.shrink.latency import times
-from sparsetrain.sources import find_network
-from sparsetrain.timings import Cache
+from sparsetrain.support import plots
+from sparsetrain.support.sources import find_network
+from sparsetrain.support.timings import Cache
 
 IMAGE = (1, 3, 224, 224)
 BARS = 30  # of a picture, unless asked otherwise

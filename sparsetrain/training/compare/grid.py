@@ -1,7 +1,7 @@
 """What is compared: methods x amounts x seeds, each cell an ordinary training run in its folder.
 
     OUT/config.json               what all cells share
-    OUT/cells/NAME/               a run folder: sparsetrain/runs.py
+    OUT/cells/NAME/               a run folder: training/runs.py
     OUT/cells/NAME/result.json    what came out, or why it failed, written at the cell's end
     OUT/results.csv, results.json, report.html
 
@@ -16,10 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sparsetrain.catalog import METHODS, build_method
-from sparsetrain.config import Config
 from sparsetrain.data import Images
-from sparsetrain.files import write_text
+from sparsetrain.support.files import write_text
+from sparsetrain.training.assembly import build_method
+from sparsetrain.training.catalog import budget_of
+from sparsetrain.training.config import Config
 
 SHARED = "config.json"
 RESULT = "result.json"
@@ -38,7 +39,7 @@ class Cell:
     @property
     def amount(self) -> dict[str, float]:
         """{"sparsity": 0.9}, {"flops": 0.5} or nothing."""
-        what = METHODS[self.config.method].amount
+        what = budget_of(self.config.method)
         return {} if what is None else {what: getattr(self.config, what)}
 
     def folder(self, out: Path) -> Path:
@@ -92,7 +93,7 @@ class Grid:
         seed += self.config.seed
         for method in self.methods:
             config = replace(self.config, method=method, seed=seed)
-            amount = METHODS[method].amount
+            amount = budget_of(method)
             if amount is None:
                 yield f"{method}-seed{seed}", config
             else:

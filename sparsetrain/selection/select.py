@@ -1,6 +1,6 @@
 """Scores and a pattern in, exact masks out.
 
-Entries form groups as the pattern says (sparsetrain/groups.py), a group is worth the sum of its
+Entries form groups as the pattern says (selection/groups.py), a group is worth the sum of its
 scores, and the k best groups are kept, over all tensors together or in each. Between equal sums the
 lower tensor wins, then the lower row-major index of the group.
 """
@@ -12,10 +12,10 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from sparsetrain.groups import expanded, group_count, group_scores, live_groups
 from sparsetrain.ops import nm_mask, nm_mask_transposable, topk_mask
 from sparsetrain.ops.topk_mask import score_of
-from sparsetrain.patterns import NM, Pattern, Unstructured
+from sparsetrain.selection.groups import expanded, group_count, group_scores, live_groups
+from sparsetrain.selection.patterns import NM, Pattern, Unstructured
 
 UNSTRUCTURED = Unstructured()
 
@@ -75,7 +75,7 @@ def select(
         sparsity: share of the groups that is removed, in [0, 1): `round((1 - sparsity) * groups)`
             are kept. A pattern NM has its own, 1 - n/m, and takes neither sparsity nor k.
         k: groups kept, over all tensors together, in place of sparsity.
-        pattern: what a group is; see `sparsetrain.patterns`.
+        pattern: what a group is; see `sparsetrain.selection.patterns`.
         scope: rank the groups of all tensors together ("global") or of each by itself ("layer").
 
     Returns:

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sparsetrain.compare import report
-from sparsetrain.compare.board import Board
-from sparsetrain.compare.cell import locked, record_failure, run_cell
-from sparsetrain.compare.grid import RESULT, Cell, Grid
 from sparsetrain.data import Images, load
+from sparsetrain.training.compare import report
+from sparsetrain.training.compare.board import Board
+from sparsetrain.training.compare.cell import locked, record_failure, run_cell
+from sparsetrain.training.compare.grid import RESULT, Cell, Grid
 
 POLL_SECONDS = 0.5
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops import channel_scores
-from sparsetrain.patterns import Block, Channel, Pattern, Unstructured, Vector
+from sparsetrain.selection.patterns import Block, Channel, Pattern, Unstructured, Vector
 
 
 def group_count(shape: Sequence[int], pattern: Pattern) -> int:

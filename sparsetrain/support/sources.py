@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsetrain.nearest import unknown
+from sparsetrain.support.nearest import unknown
 
 DECLARED: list[torch.library.Library] = []  # kept, since what one declares goes with it
 

@@ -16,11 +16,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from sparsetrain import plots
-from sparsetrain import report as page
-from sparsetrain.compare.grid import RESULT, SHARED, read_json
-from sparsetrain.files import write_text
-from sparsetrain.plots import Point
+from sparsetrain.support import plots
+from sparsetrain.support.files import write_text
+from sparsetrain.support.plots import Point
+from sparsetrain.training import report as page
+from sparsetrain.training.compare.grid import RESULT, SHARED, read_json
 
 QUANTITIES = (
     *("test_accuracy", "best_test_accuracy", "sparsity", "parameters"),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsetrain.nearest import unknown
 from sparsetrain.optim import clear_
+from sparsetrain.support.nearest import unknown
 
 Masks = dict[str, Tensor]
 Exclude = Collection[str | type[nn.Module]] | Callable[[str, nn.Module], bool]

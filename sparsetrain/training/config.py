@@ -4,18 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
-from sparsetrain import models
-from sparsetrain.allocate import ALLOCATIONS
-from sparsetrain.catalog import METHODS, parse_options, parse_pattern
-from sparsetrain.data import Images
-from sparsetrain.masks import COUNTS
-from sparsetrain.nearest import unknown
-from sparsetrain.optim import SGD, AdamW
-from sparsetrain.schedules import LEARNING_RATES
-from sparsetrain.sources import find_network
+from sparsetrain.selection.allocate import ALLOCATIONS
+from sparsetrain.selection.masks import COUNTS
+from sparsetrain.selection.patterns import parse_pattern
+from sparsetrain.selection.schedules import LEARNING_RATES
+from sparsetrain.support.nearest import unknown
+from sparsetrain.training.catalog import METHODS, parse_options
 
 OPTIMIZERS = ("sgd", "adamw")
 DEVICES = ("auto", "cpu", "cuda")
@@ -28,7 +23,7 @@ def _option(default: Any, help_: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of `sparsetrain.train`; every one is an option of `sparsetrain train`."""
+    """All settings of `training.train`; every one is an option of `sparsetrain train`."""
 
     model: str = _option("vgg16", "a network, or module:callable, or file.py:callable")
     width: float = _option(1.0, "multiplies the network's channels")
@@ -133,44 +128,3 @@ RANGES = {  # name: (at least, below, in words)
     "workers": (0, INFINITE, "0 or more"),
     "checkpoint_every": (0, INFINITE, "0 or more"),
 }
-
-
-def build_model(config: Config, data: Images) -> nn.Module:
-    """The network that `config.model` names, on the CPU, freshly initialised."""
-    if ":" in config.model:
-        return find_network(config.model)
-    return models.build(
-        config.model, classes=len(data.classes), image_size=data.shape[-1], width=config.width
-    )
-
-
-def check_layout(config: Config, model: nn.Module) -> None:
-    """Refuse what torch computes wrongly: oneDNN's AVX2 kernel, seen in torch 2.13.
-
-    The weight gradient of a channels_last 1x1 convolution with fewer than 8 input channels is
-    wrong there, or never ends.
-    """
-    capability = torch.backends.cpu.get_cpu_capability()
-    if config.torch_device.type != "cpu" or not config.channels_last or "AVX512" in capability:
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            inputs = module.in_channels // module.groups
-            if inputs < 8:
-                raise ValueError(
-                    f"{name} is a 1x1 convolution with {inputs} input channels; in channels_last"
-                    " torch computes wrong gradients for fewer than 8 on this CPU: say"
-                    " --no-channels-last"
-                )
-
-
-def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
-    if config.optimizer == "adamw":
-        return AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
-    return SGD(
-        model.parameters(),
-        config.lr,
-        config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )

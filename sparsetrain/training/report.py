@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import nn
 
-from sparsetrain import plots
-from sparsetrain.files import write_text
-from sparsetrain.masks import Masks
-from sparsetrain.runs import Run
+from sparsetrain.selection.masks import Masks
+from sparsetrain.support import plots
+from sparsetrain.support.files import write_text
+from sparsetrain.training.runs import Run
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sparsetrain.machine import machine
+from sparsetrain.support.machine import machine
 
 WARM_UP = 2  # rounds that are not counted
 SCRUB_BYTES = 256 << 20  # more than any cache holds

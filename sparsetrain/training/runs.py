@@ -20,16 +20,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain import checkpoint
-from sparsetrain.bench.networks import Network, live_flops
-from sparsetrain.catalog import Setting, build_method
 from sparsetrain.checkpoint import CheckpointError
-from sparsetrain.config import Config, build_model, build_optimizer, check_layout
 from sparsetrain.data import Images
-from sparsetrain.execution import Execution
-from sparsetrain.files import remove_parts, write_text
+from sparsetrain.measure.networks import Network, live_flops
 from sparsetrain.methods import Method
 from sparsetrain.optim import state_like
 from sparsetrain.shrink import Layer, trace
+from sparsetrain.support.files import remove_parts, write_text
+from sparsetrain.training.assembly import (
+    Setting,
+    build_method,
+    build_model,
+    build_optimizer,
+    check_layout,
+)
+from sparsetrain.training.config import Config
+from sparsetrain.training.execution import Execution
 
 CHECKPOINT = "checkpoint.safetensors"
 PROGRESS = ("epoch", "step", "loss", "correct", "seen", "seconds", "pruning", "flops", "history")

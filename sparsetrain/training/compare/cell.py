@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsetrain import runs
-from sparsetrain.bench.networks import Network, count_parameters, live_entries
-from sparsetrain.compare.grid import RESULT, Cell
-from sparsetrain.config import build_model
 from sparsetrain.data import Images
-from sparsetrain.files import write_text
-from sparsetrain.machine import machine
-from sparsetrain.masks import counted, prunable
-from sparsetrain.progress import Progress
-from sparsetrain.runs import Run
-from sparsetrain.train import train
+from sparsetrain.measure.networks import Network, count_parameters, live_entries
+from sparsetrain.selection.masks import counted, prunable
+from sparsetrain.support.files import write_text
+from sparsetrain.support.machine import machine
+from sparsetrain.training import runs
+from sparsetrain.training.assembly import build_model
+from sparsetrain.training.compare.grid import RESULT, Cell
+from sparsetrain.training.progress import Progress
+from sparsetrain.training.runs import Run
+from sparsetrain.training.train import train
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import sparsetrain._C  # type: ignore[import-not-found]
-from sparsetrain.files import write_text
-from sparsetrain.machine import machine
+from sparsetrain.support.files import write_text
+from sparsetrain.support.machine import machine
 
 FOLDER = "SPARSETRAIN_CACHE"  # the environment variable
 FILE = "times.json"

@@ -1,0 +1,1 @@
+"""What is kept, exactly: patterns, groups, shares of layers, masks, schedules."""

@@ -1,0 +1,1 @@
+"""What every room may use: files, names, modes of modules, the machine."""
