@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from benchmarks.coverage_models import Case
-from benchmarks.coverage_one import (
+from benchmarks.coverage_check import (
     SHARE,
     Clock,
     distance,
@@ -23,6 +22,7 @@ from benchmarks.coverage_one import (
     size,
     step,
 )
+from benchmarks.coverage_models import Case
 from sparsetrain.shrink import Graph, trace
 from sparsetrain.shrink.conformance import compare
 from sparsetrain.shrink.proof import AS_GRAPH
