@@ -13,7 +13,6 @@ def examine() -> dict[str, Any]:
     """Name -> what was found; each compiled op on each device is "ok" or "FAILED: why"."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     found = machine(devices[-1])
-    found["instruction set"] = torch.backends.cpu.get_cpu_capability()
     for device in devices:
         for name, test in TESTS.items():
             found[f"{name} {device}"] = _outcome(test, device)

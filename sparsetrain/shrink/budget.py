@@ -7,14 +7,13 @@ given back in whole steps to the channels of the highest score that still fit. O
 one share, the largest that meets the budget.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsetrain.shrink.graph import Graph, Group, Widths
+from sparsetrain.shrink.graph import Graph, Widths
+from sparsetrain.shrink.rounding import Limits
 from sparsetrain.support.nearest import unknown
 
 ALLOCATIONS = ("global", "uniform")
@@ -25,28 +24,6 @@ COSTS: dict[str, Cost] = {
     "channels": Graph.channels,
     "memory": Graph.memory,
 }
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a group's width may be."""
-
-    round_to: int  # a multiple of this, or the full width
-    min_channels: int
-
-    def unit(self, group: Group) -> int:
-        """Channels that make a whole step; one head of 64 entries is several steps by itself."""
-        entries = min(m.index.shape[1] for m in group.members)
-        return math.lcm(self.round_to // math.gcd(self.round_to, entries), group.multiple)
-
-    def least(self, group: Group) -> int:
-        units = math.ceil(self.min_channels / self.unit(group))
-        return min(group.width, units * self.unit(group))
-
-    def nearest(self, group: Group, width: float) -> int:
-        unit = self.unit(group)
-        rounded = math.floor(width / unit + 0.5) * unit
-        return min(group.width, max(self.least(group), rounded))
 
 
 def kept_channels(
@@ -99,6 +76,12 @@ def allowed(graph: Graph, wanted: Mapping[str, float], limits: Limits) -> dict[s
             raise unknown("group of channels that may go", name, known, listed=False)
     widths = {name: group.width for name, group in known.items()}
     return widths | {name: limits.nearest(known[name], width) for name, width in wanted.items()}
+
+
+def within_reach(graph: Graph, cost: Cost, most: float, limits: Limits) -> Limits | None:
+    """These limits, as relaxed as a cost of at most `most` needs; None where none reaches it."""
+    each = limits.relaxations()
+    return next((by for by in each if cost(graph, narrowest(graph, by)) <= most), None)
 
 
 def narrowest(graph: Graph, limits: Limits) -> dict[str, int]:

@@ -1,17 +1,19 @@
 """Choose which channels go, under a budget."""
 
+import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.knapsack import search
 from sparsetrain.shrink.plan import Plan
+from sparsetrain.shrink.rounding import MACHINE, Limits, RoundTo, resolved
 from sparsetrain.shrink.trace import trace
+from sparsetrain.support.machine import machine
 from sparsetrain.support.nearest import unknown
 
 Score = Callable[[nn.Module, Graph], Mapping[str, Tensor]]
@@ -29,7 +31,7 @@ def plan(
     latency: float | None = None,
     widths: Mapping[str, float] | None = None,
     allocation: str = "global",
-    round_to: int | None = None,
+    round_to: RoundTo = None,
     min_channels: int = 1,
     protect: Collection[str] = (),
     frozen: str = "prune",
@@ -47,8 +49,10 @@ def plan(
             that are not named keep all.
         allocation: "global", all channels compete by score, or "uniform", every group keeps one
             share of its channels, its best by score.
-        round_to: widths are multiples of this; by default what the machine runs well: 16 on CPUs
-            with AVX-512, else 8. Below 8, beware of channels_last: `assembly.check_layout`.
+        round_to: widths are multiples of this, by default of 8; "machine" asks for what this one
+            runs well: 16 on CPUs with AVX-512, else 8. Finer steps are taken where a group is
+            narrower than one, and where the budget is out of reach by rounding alone; the plan's
+            table and `Plan.basis` say where, and a warning does if `round_to` was given.
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
         frozen: "prune" or "protect" layers whose parameters require no gradient.
@@ -57,6 +61,8 @@ def plan(
     Raises:
         ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
             name in `protect` or `widths`, or a budget that would empty a layer.
+
+    Equal arguments give equal plans on every machine, but for `latency` and `round_to="machine"`.
     """
     shares = {"flops": flops, "parameters": parameters, "channels": channels, "memory": memory}
     what, share = budget_of("plan", shares | {"latency": latency, "widths": widths})
@@ -68,9 +74,13 @@ def plan(
         raise unknown("allocation of channels", allocation, budgets.ALLOCATIONS)
     limits = _limits(model, round_to, min_channels)
     asked = Asked(model, sample, graph, score, limits, allocation == "uniform")
-    if what == "widths":
-        return _to_widths(asked, share)
-    return _to_latency(asked, share) if what == "latency" else _to_cost(asked, what, share)
+    choose = {"widths": _to_widths, "latency": _to_latency}.get(what, _to_cost)
+    made, used = choose(asked, what, share)
+    basis = {what: share, "allocation": allocation, "round_to": used.round_to}
+    basis |= {"min_channels": min_channels, **_relaxed(made, used, round_to)}
+    if what == "latency" or round_to == MACHINE:
+        basis["machine"] = machine(next(model.parameters()).device.type)
+    return replace(made, basis=basis)
 
 
 @dataclass(frozen=True)
@@ -81,48 +91,56 @@ class Asked:
     sample: Any
     graph: Graph
     score: Score
-    limits: budgets.Limits
+    limits: Limits
     uniform: bool
 
     def scores(self) -> dict[str, Tensor]:
         return _checked(self.score(self.model, self.graph), self.graph)
 
 
-def _limits(model: nn.Module, round_to: int | None, min_channels: int) -> budgets.Limits:
-    unit = default_round_to(model) if round_to is None else round_to
+def _limits(model: nn.Module, round_to: RoundTo, min_channels: int) -> Limits:
+    unit = resolved(round_to, model)
     if unit < 1 or min_channels < 1:
         raise ValueError(f"plan: need round_to, min_channels >= 1, got {unit}, {min_channels}")
-    return budgets.Limits(unit, min_channels)
+    return Limits(unit, min_channels)
 
 
-def _to_widths(asked: Asked, widths: Mapping[str, float]) -> Plan:
+def _relaxed(made: Plan, used: Limits, round_to: RoundTo) -> dict[str, dict[str, int]]:
+    """Which groups' widths are no multiples of the rounding; a warning where it was asked for."""
+    relaxed = used.relaxed(made.graph, made.widths)
+    if relaxed and round_to is not None:
+        each = ", ".join(f"{step} in {name}" for name, step in relaxed.items())
+        warnings.warn(
+            f"plan: widths cannot all be multiples of round_to={used.round_to}; steps are {each}",
+            stacklevel=3,
+        )
+    return {"relaxed": relaxed} if relaxed else {}
+
+
+def _to_widths(asked: Asked, what: str, widths: Mapping[str, float]) -> tuple[Plan, Limits]:
     graph = asked.graph
     allowed = budgets.allowed(graph, widths, asked.limits)
     scores = asked.scores()
-    return Plan(asked.model, asked.sample, graph, scores, budgets.best(graph, scores, allowed))
+    kept = budgets.best(graph, scores, allowed)
+    return Plan(asked.model, asked.sample, graph, scores, kept), asked.limits
 
 
-def _to_latency(asked: Asked, share: float) -> Plan:
+def _to_latency(asked: Asked, what: str, share: float) -> tuple[Plan, Limits]:
     model, sample, graph, scores = asked.model, asked.sample, asked.graph, asked.scores()
     found = search(model, sample, graph, scores, asked.limits, share, asked.uniform)
     met = f"asked {100 * share:g}% of the latency, measured {100 * found.share:.1f}%"
-    return Plan(model, sample, graph, scores, found.kept, met)
+    return Plan(model, sample, graph, scores, found.kept, met), asked.limits
 
 
-def _to_cost(asked: Asked, what: str, share: float) -> Plan:
+def _to_cost(asked: Asked, what: str, share: float) -> tuple[Plan, Limits]:
     """At most this share of what the channels cost."""
-    graph, limits = asked.graph, asked.limits
+    graph = asked.graph
     cost, whole = budgets.COSTS[what], budgets.COSTS[what](graph, {})
-    least = cost(graph, budgets.narrowest(graph, limits)) / whole
-    if least > share:
-        hint = "; a smaller round_to reaches further" if limits.round_to > 1 else ""
-        fewest = max(limits.round_to, limits.min_channels)
-        raise ValueError(
-            f"plan: {what}={share:g} would empty a layer: with at least {fewest} channels in each,"
-            f" {least:.3f} remain{hint}"
-        )
-    scores = asked.scores()
     at_most = share * whole * (1 + 1e-12)  # 0.29 * 100 is below 29
+    limits = budgets.within_reach(graph, cost, at_most, asked.limits)
+    if limits is None:
+        raise ValueError(f"plan: {what}={share:g} would empty a layer: {_least(asked, what)}")
+    scores = asked.scores()
     if asked.uniform:
         fits = budgets.uniform_widths(graph, lambda w: cost(graph, w), at_most, limits)
         kept = budgets.best(graph, scores, fits)
@@ -130,14 +148,18 @@ def _to_cost(asked: Asked, what: str, share: float) -> Plan:
         kept = budgets.kept_channels(graph, scores, cost, at_most, limits)
     reached = cost(graph, {name: len(stay) for name, stay in kept.items()}) / whole
     met = f"asked {100 * share:g}% of the {what}, the nearest below is {100 * reached:.2f}%"
-    return Plan(asked.model, asked.sample, graph, scores, kept, "" if reached == share else met)
+    met = "" if reached == share else met
+    return Plan(asked.model, asked.sample, graph, scores, kept, met), limits
 
 
-def default_round_to(model: nn.Module) -> int:
-    """Width step that the model's device runs without waste: SIMD lanes or tensor-core tiles."""
-    parameter = next(model.parameters(), None)
-    on_cpu = parameter is None or parameter.device.type == "cpu"
-    return 16 if on_cpu and "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+def _least(asked: Asked, what: str) -> str:
+    """What is left of a cost at the smallest widths that are allowed."""
+    graph, cost = asked.graph, budgets.COSTS[what]
+    fewest = replace(asked.limits, step=0.0)
+    least = cost(graph, budgets.narrowest(graph, fewest)) / cost(graph, {})
+    hint = "; a smaller min_channels reaches further" if fewest.min_channels > 1 else ""
+    channels = "1 channel" if fewest.min_channels == 1 else f"{fewest.min_channels} channels"
+    return f"with at least {channels} in each, {least:.3f} remain{hint}"
 
 
 def budget_of(who: str, shares: Mapping[str, Any]) -> tuple[str, Any]:

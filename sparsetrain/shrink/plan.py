@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ class Plan:
     scores: Mapping[str, Tensor]  # group name -> `[width]` worth of each channel
     kept: Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
     asked: str = ""  # what the budget was, where widths do not meet it exactly
+    basis: Mapping[str, Any] = field(default_factory=dict)  # what it hangs on, as JSON has it
 
     @property
     def widths(self) -> dict[str, int]:
@@ -156,11 +157,12 @@ class Plan:
 
     def table(self) -> Table:
         """One row a group: what goes, what stays, what cannot go and why."""
-        return plan_report.table(self.graph, self.widths, self.asked)
+        return plan_report.table(self.graph, self.widths, self.asked, self.basis)
 
     def report(self) -> list[Line]:
         """What happens to every layer: pruned, protected, or not prunable and why."""
-        return plan_report.lines(self.model, self.graph, self.widths)
+        relaxed = self.basis.get("relaxed", {})
+        return plan_report.lines(self.model, self.graph, self.widths, relaxed)
 
     def plot(self) -> "Figure":
         """A picture of what is kept in each group; `plan.plot().savefig(path)`."""
@@ -185,11 +187,12 @@ class Plan:
                     raise ValueError(f"plan: {name} keeps 1 to {group.width} channels, got {stay}")
                 stay = budgets.best_of(self.scores[name], stay)
             changed[name] = plan_file.checked(group, stay)
-        return replace(self, kept=changed, asked="")
+        return replace(self, kept=changed, asked="", basis={})
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; `load_plan` reads it."""
-        plan_file.write(Path(path), type(self.model).__name__, self.kept, self.graph)
+        name = type(self.model).__name__
+        plan_file.write(Path(path), name, self.kept, self.graph, self.basis)
 
 
 def load_plan(
@@ -201,8 +204,8 @@ def load_plan(
         ValueError: the file is no plan, or not one of this model.
     """
     graph = trace(model, sample) if graph is None else graph
-    kept = plan_file.read(Path(path), graph)
+    kept, basis = plan_file.read(Path(path), graph)
     scores = {name: torch.zeros(graph[name].width) for name in kept}
     for name, stay in kept.items():
         scores[name][stay] = 1
-    return Plan(model, sample, graph, scores, kept)
+    return Plan(model, sample, graph, scores, kept, basis=basis)

@@ -15,16 +15,19 @@ from sparsetrain.support.nearest import unknown
 FORMAT = "sparsetrain plan 1"
 
 
-def write(path: Path, model: str, kept: Mapping[str, Tensor], graph: Graph) -> None:
-    """Write what is kept, atomically."""
+def write(
+    path: Path, model: str, kept: Mapping[str, Tensor], graph: Graph, basis: Mapping[str, Any]
+) -> None:
+    """Write what is kept and what the plan hangs on, atomically."""
     groups = {n: {"width": graph[n].width, "kept": stay.tolist()} for n, stay in kept.items()}
     lines = ",\n".join(f"    {json.dumps(n)}: {json.dumps(g)}" for n, g in groups.items())
     head = f'{{\n  "format": {json.dumps(FORMAT)},\n  "model": {json.dumps(model)},\n'
+    head += f'  "basis": {json.dumps(basis)},\n'
     write_text(path, f'{head}  "groups": {{\n{lines}\n  }}\n}}\n')
 
 
-def read(path: Path, graph: Graph) -> dict[str, Tensor]:
-    """The channels that stay in each free group of `graph`.
+def read(path: Path, graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The channels that stay in each free group of `graph`, and what the plan hangs on.
 
     Raises:
         ValueError: the file is no plan, or not one of this model.
@@ -46,7 +49,11 @@ def read(path: Path, graph: Graph) -> dict[str, Tensor]:
             width = entry.get("width") if isinstance(entry, dict) else None
             raise ValueError(f"{path}: {name} has {free[name].width} channels, not {width}")
     stays = {n: entry.get("kept") for n, entry in groups.items()}
-    return {n: checked(group, stays.get(n, range(group.width))) for n, group in free.items()}
+    kept = {n: checked(group, stays.get(n, range(group.width))) for n, group in free.items()}
+    basis = found.get("basis", {})
+    if not isinstance(basis, dict):
+        raise ValueError(f"{path}: basis is an object, got {basis!r}")
+    return kept, basis
 
 
 def checked(group: Group, kept: Any) -> Tensor:

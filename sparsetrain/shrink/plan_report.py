@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from torch import nn
@@ -26,10 +26,12 @@ class Line:
         return f"{self.layer}: {self.state}" + (f", {self.why}" if self.why else "")
 
 
-def table(graph: Graph, widths: Widths, asked: str) -> Table:
+def table(graph: Graph, widths: Widths, asked: str, basis: Mapping[str, Any]) -> Table:
     """One row a group: what goes, what stays, what cannot go and why."""
+    relaxed = basis.get("relaxed", {})
     shares = ", ".join(f"{100 * share(graph, widths, what):.1f}% of the {what}" for what in COSTS)
-    caption = f"keeps {shares}" + (f"; {asked}" if asked else "") + _unseen(graph)
+    caption = f"keeps {shares}" + (f"; {asked}" if asked else "")
+    caption += _machine(basis) + _unseen(graph)
     found = Table(
         "channels of", caption=caption, caption_style="", min_width=min(len(caption), 100)
     )
@@ -40,8 +42,21 @@ def table(graph: Graph, widths: Widths, asked: str) -> Table:
         if all(m.tensor not in graph.trainable for m in group.members):
             continue
         kept = str(widths[group.name]) if group.fixed is None else "all"
-        found.add_row(group.name, str(group.width), kept, group.fixed or "")
+        why = group.fixed or _finer(relaxed, group.name)
+        found.add_row(group.name, str(group.width), kept, why)
     return found
+
+
+def _finer(relaxed: Mapping[str, int], group: str) -> str:
+    return f"rounding relaxed to {relaxed[group]}" if group in relaxed else ""
+
+
+def _machine(basis: Mapping[str, Any]) -> str:
+    """What the machine decided, where it was asked to."""
+    if "machine" not in basis:
+        return ""
+    here = basis["machine"]
+    return f"; for {here['gpu'] or here['cpu']}, {here['threads']} threads"
 
 
 def _unseen(graph: Graph) -> str:
@@ -58,7 +73,7 @@ def share(graph: Graph, widths: Widths, what: str) -> float:
     return cost(graph, widths) / max(1, cost(graph, {}))
 
 
-def lines(model: nn.Module, graph: Graph, widths: Widths) -> list[Line]:
+def lines(model: nn.Module, graph: Graph, widths: Widths, relaxed: Mapping[str, int]) -> list[Line]:
     """Every layer that holds parameters: pruned, kept, protected, or not prunable and why."""
     made, read = _groups_of(graph, consumes=False), _groups_of(graph, consumes=True)
     found = []
@@ -68,7 +83,7 @@ def lines(model: nn.Module, graph: Graph, widths: Widths) -> list[Line]:
         seen = [t for t in own if t not in graph.unseen]
         name = name or type(module).__name__
         if seen:
-            found.append(_line(name, seen, made, read, widths))
+            found.append(_line(name, seen, made, read, widths, relaxed))
         if unseen:
             place = "" if not seen else f"{', '.join(t.rpartition('.')[2] for t in unseen)}: "
             found.append(Line(name, "not prunable", place + graph.unseen[unseen[0]]))
@@ -90,12 +105,14 @@ def _line(
     made: Mapping[str, list[Group]],
     read: Mapping[str, list[Group]],
     widths: Widths,
+    relaxed: Mapping[str, int],
 ) -> Line:
     groups = {g.name: g for t in own for g in made.get(t, [])}
     inputs = {g.name: g for t in own for g in read.get(t, [])}
     if not groups and not inputs:
         return Line(name, "not used", "the sample's call does not read it")
     said = [*_changes("", groups, widths), *_changes("inputs ", inputs, widths)]
+    said += [text for n in groups if (text := _finer(relaxed, n))]
     if said:
         return Line(name, "pruned", "; ".join(said))
     reasons = [g.fixed for g in (groups or inputs).values()]

@@ -17,6 +17,7 @@ def machine(device: str) -> dict[str, Any]:
         cpu = models[0].partition(":")[2].strip() if models else cpu
     return {
         "cpu": cpu,
+        "instruction set": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "threads": torch.get_num_threads(),

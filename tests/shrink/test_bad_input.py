@@ -61,7 +61,11 @@ def test_other_precisions(dtype):
 def test_targets_that_no_width_reaches():
     model = net()
     before = copy.deepcopy(model.state_dict())
-    for options in ({"min_channels": 9}, {"round_to": 12}, {"round_to": 1, "min_channels": 10}):
+    for options in (
+        {"min_channels": 9},
+        {"round_to": 12, "min_channels": 9},
+        {"round_to": 1, "min_channels": 10},
+    ):
         with pytest.raises(ValueError, match=r"channels=0.5 would empty a layer: .* remain"):
             plan(model, SAMPLE, Random(), channels=0.5, **options)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -108,7 +110,7 @@ def test_the_table_says_what_goes_and_what_stays():
         ({"flops": 0.5, "channels": 0.5}, r"got \['flops', 'channels'\]"),
         ({"flops": 0.0}, r"flops is the share to keep, in \(0, 1\], got 0.0"),
         ({"flops": 1.5}, "got 1.5"),
-        ({"flops": 1e-5}, "flops=1e-05 would empty a layer: with at least 8 channels in each"),
+        ({"flops": 1e-5}, "flops=1e-05 would empty a layer: with at least 1 channel in each"),
         ({"flops": 0.5, "round_to": 0}, "need round_to, min_channels >= 1, got 0, 1"),
         ({"flops": 0.5, "allocation": "each"}, "no allocation of channels is called 'each'"),
         ({"flops": 0.5, "protect": ["33"]}, "no module to protect is called '33'; did you mean"),
@@ -282,3 +284,71 @@ def test_frozen_layers_are_pruned_or_protected_as_asked():
 def test_the_picture_names_every_group():
     figure = plan(small_net(), SAMPLE, by_size, flops=0.5).plot()
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["0", "3"]
+
+
+def narrow(*widths):
+    """Convolutions of these widths, one behind the other."""
+    sizes = [3, *widths, 5]
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Conv2d(a, b, 1), nn.ReLU())]
+    return nn.Sequential(*layers)
+
+
+def rounded(model, **options):
+    return plan(model, torch.ones(1, 3, 4, 4), by_size, **options)
+
+
+@pytest.mark.parametrize("capability", ["DEFAULT", "AVX2", "AVX512"])
+def test_the_default_rounding_is_no_matter_of_the_machine(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    removal = rounded(narrow(48, 40), channels=0.5)
+    assert removal.basis["round_to"] == 8
+    assert "machine" not in removal.basis
+    assert all(width % 8 == 0 for width in removal.widths.values())
+    asked = rounded(narrow(48, 40), channels=0.5, round_to="machine")
+    assert asked.basis["round_to"] == (16 if capability == "AVX512" else 8)
+    assert asked.basis["machine"]["instruction set"] == capability
+    assert "threads" in str(asked)
+
+
+def test_a_layer_narrower_than_the_rounding_can_shrink():
+    """A step is at most half of its width: 2 of 6, 3 heads of 2 would be single ones."""
+    removal = rounded(narrow(6, 64), channels=0.5, allocation="uniform")
+    assert removal.widths["0"] in (2, 4)
+    assert removal.widths["2"] % 8 == 0
+    assert removal.basis["relaxed"] == {"0": 2}
+    assert "rounding relaxed to 2" in str(removal)
+    assert any("rounding relaxed to 2" in str(line) for line in removal.report())
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (12, 24), (8, 64), (4, 5, 7), (1, 9)])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
+def test_no_budget_fails_by_rounding_alone(widths, share):
+    model = narrow(*widths)
+    try:
+        fine = rounded(model, flops=share, round_to=1)
+    except ValueError:
+        with pytest.raises(ValueError, match="with at least 1 channel in each"):
+            rounded(model, flops=share)
+        return
+    removal = rounded(model, flops=share)
+    assert removal.share("flops") <= share
+    assert set(fine.widths) == set(removal.widths)
+    wide = [n for n in removal.widths if removal.graph[n].width >= 16 / share]
+    assert all(removal.widths[n] % 8 == 0 for n in wide)
+
+
+def test_a_rounding_that_was_asked_for_and_cannot_be_warns():
+    with pytest.warns(UserWarning, match="multiples of round_to=16; steps are 4 in 0, 4 in 2"):
+        removal = rounded(narrow(8, 8), channels=0.5, round_to=16)
+    assert removal.widths == {"0": 4, "2": 4}
+
+
+def test_what_a_plan_hangs_on_is_written_and_read(tmp_path):
+    model = narrow(6, 64)
+    removal = rounded(model, channels=0.5, round_to=None)
+    removal.save(tmp_path / "plan.json")
+    again = load_plan(tmp_path / "plan.json", model, torch.ones(1, 3, 4, 4))
+    assert again.basis == removal.basis
+    assert again.basis["channels"] == 0.5
+    assert "rounding relaxed to 2" in str(again)
+    assert removal.keeping({"0": 3}).basis == {}
