@@ -14,7 +14,7 @@ from torch import nn
 
 from sparsetrain.shrink.graph import whole_groups
 from sparsetrain.shrink.mentions import Mention, numbers_of
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsetrain.shrink.record import Program, Step, Value, record, twice
+from sparsetrain.shrink.program import Program, Step, Value
+from sparsetrain.shrink.record import in_training
 from sparsetrain.shrink.trace import Walk, follow
 
 aten = torch.ops.aten
@@ -27,21 +28,12 @@ class Run:
 
 
 def trained(model: nn.Module, sample: Any, heads: str) -> Run:
-    """The call in training mode with what it draws.
-
-    Norms may need several in a batch: where the sample does not do, it is taken twice.
+    """The call in training mode with what it draws, of the sample or of that twice.
 
     Raises:
         ValueError: the model does not run so, or chance decides what runs.
     """
-    try:
-        program = record(model, sample, training=True, dropout=True)
-    except ValueError as problem:
-        try:
-            sample = twice(sample)
-            program = record(model, sample, training=True, dropout=True)
-        except (ValueError, RuntimeError):
-            raise problem from None
+    sample, program = in_training(model, sample, dropout=True)
     _check_chance(program)
     return Run(sample, follow(program, heads))
 

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 FEW_GROUPS = 8  # of a convolution, below which channels go inside of each group
+UNREACHED = "the sample's call does not read it"
 Widths = Mapping[str, int]  # group name -> channels kept; a group that is not named keeps all
 
 

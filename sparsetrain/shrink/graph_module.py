@@ -23,7 +23,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
 from sparsetrain.shrink.drawing import Run, trained
-from sparsetrain.shrink.record import Step, Value, arguments, record, tensors_of, twice
+from sparsetrain.shrink.program import Step, Value
+from sparsetrain.shrink.record import arguments, record, tensors_of, twice
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.shrink.trace import Walk

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsetrain.shrink.graph import Layer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 
 Labels = np.ndarray | None  # of the entries along one dimension; None: it holds no channels
 Dims = list[Labels]

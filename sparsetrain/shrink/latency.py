@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
 from sparsetrain.shrink.graph import Graph, Widths
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
 from sparsetrain.support.timings import Cache, milliseconds

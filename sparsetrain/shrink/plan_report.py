@@ -8,10 +8,12 @@ from rich.table import Table
 from torch import nn
 
 from sparsetrain.shrink.budget import COSTS
-from sparsetrain.shrink.graph import Graph, Group, Widths
+from sparsetrain.shrink.graph import UNREACHED, Graph, Group, Widths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+NAMED = 8  # layers that the table lists; the report has all of them
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,16 @@ def _machine(basis: Mapping[str, Any]) -> str:
 
 
 def _unseen(graph: Graph) -> str:
-    if not graph.unseen:
-        return ""
-    first, why = next(iter(graph.unseen.items()))
-    others = f" and {len(graph.unseen) - 1} more" if len(graph.unseen) > 1 else ""
-    return f"; {first}{others} cannot be cut: {why}"
+    """The layers that no call showed, by the reason why not."""
+    layers: dict[str, dict[str, None]] = {}
+    for name, why in graph.unseen.items():
+        layers.setdefault(why, {})[name.rpartition(".")[0] or name] = None
+    return "".join(f"; {_some(list(names))} cannot be cut: {why}" for why, names in layers.items())
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def share(graph: Graph, widths: Widths, what: str) -> float:
@@ -84,7 +91,9 @@ def lines(model: nn.Module, graph: Graph, widths: Widths, relaxed: Mapping[str, 
         name = name or type(module).__name__
         if seen:
             found.append(_line(name, seen, made, read, widths, relaxed))
-        if unseen:
+        if unseen and graph.unseen[unseen[0]] == UNREACHED:
+            found.append(Line(name, "not used", UNREACHED))
+        elif unseen:
             place = "" if not seen else f"{', '.join(t.rpartition('.')[2] for t in unseen)}: "
             found.append(Line(name, "not prunable", place + graph.unseen[unseen[0]]))
     return found
@@ -110,7 +119,7 @@ def _line(
     groups = {g.name: g for t in own for g in made.get(t, [])}
     inputs = {g.name: g for t in own for g in read.get(t, [])}
     if not groups and not inputs:
-        return Line(name, "not used", "the sample's call does not read it")
+        return Line(name, "not used", UNREACHED)
     said = [*_changes("", groups, widths), *_changes("inputs ", inputs, widths)]
     said += [text for n in groups if (text := _finer(relaxed, n))]
     if said:

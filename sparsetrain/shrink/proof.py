@@ -22,7 +22,8 @@ from sparsetrain.optim import set_data_
 from sparsetrain.shrink.apply import Kept, entries, rebuild_reducers
 from sparsetrain.shrink.drawing import Means, Run
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.record import SEED, Program, arguments, tensors_of
+from sparsetrain.shrink.program import Program
+from sparsetrain.shrink.record import SEED, arguments, tensors_of
 from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import Walk

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from sparsetrain.shrink.record import Step, Value, arguments, tensors_of
+from sparsetrain.shrink.program import Step, Value
+from sparsetrain.shrink.record import arguments, tensors_of
 from sparsetrain.shrink.rewrite import general, rewritten
 from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.shrink.trace import Walk

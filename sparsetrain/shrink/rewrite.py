@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sparsetrain.shrink.graph import whole_groups
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.small import Small
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # operation, arguments, keyword arguments

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsetrain.shrink.record import Value
+from sparsetrain.shrink.program import Value
 from sparsetrain.shrink.trace import Walk
 
 Stays = dict[str, dict[int, Tensor]]  # parameter or buffer -> {dimension: entries that stay}

@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from sparsetrain.shrink.graph import Graph, ReLU
+from sparsetrain.shrink.graph import UNREACHED, Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
 from sparsetrain.shrink.labels import Channels, Labels, Tracer
 from sparsetrain.shrink.mentions import numbers_of
-from sparsetrain.shrink.record import Program, Value, record, twice
+from sparsetrain.shrink.program import Program, Value
+from sparsetrain.shrink.record import in_training, record
 from sparsetrain.shrink.splits import Chooser
 from sparsetrain.support.nearest import unknown
 
@@ -85,23 +86,20 @@ class Walk:
 def _programs(model: nn.Module, sample: Any) -> tuple[list[Program], dict[str, str]]:
     """The model's operations; if they leave parameters out, those in training mode as well.
 
-    Where that mode does not run, also these parameters, each with the reason.
+    Also the parameters that are left out still, each with the reason.
     """
     program = record(model, sample)
     unread = [name for name, _ in model.named_parameters() if name not in program.tensors]
     if not unread:
         return [program], {}
-    problems: list[str] = []
-    for more in (sample, twice(sample)):  # norms may need several in a batch
-        try:
-            trained = record(model, more, training=True)
-        except ValueError as problem:  # or it needs labels
-            problems.append(str(problem).removeprefix("plan: "))
-            continue
-        read = not trained.tensors.keys().isdisjoint(unread)
-        return [program, trained] if read else [program], {}
-    why = "the sample's call does not read it, and in training mode "
-    return [program], dict.fromkeys(unread, why + problems[0])
+    try:
+        _, trained = in_training(model, sample)
+    except ValueError as problem:  # it may need labels
+        why = f"{UNREACHED}, and in training mode {str(problem).removeprefix('plan: ')}"
+        return [program], dict.fromkeys(unread, why)
+    left = [name for name in unread if name not in trained.tensors]
+    programs = [program] if left == unread else [program, trained]
+    return programs, dict.fromkeys(left, UNREACHED)
 
 
 def follow(

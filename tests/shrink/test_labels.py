@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sparsetrain.shrink.labels import AROUND, Cut, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rules import apply_rule
 
 

@@ -262,11 +262,33 @@ def test_what_only_training_mode_may_read_is_said():
     assert any(line.startswith(f"Labelled: not prunable, token: {why}") for line in lines)
     assert "Labelled: not prunable, it is the model's input" in lines
     said = " ".join(str(removal).split())
-    assert f"token and 2 more cannot be cut: {why}" in said
+    assert f"token, aux cannot be cut: {why}" in said
     sample = {"x": torch.randn(2, 6), "labels": torch.ones(2)}
     removal = plan(Labelled(), sample, by_size, channels=0.5, round_to=1)
     lines = {str(line) for line in removal.report()}
     assert "aux: pruned, inputs 16 -> 8" in lines
+
+
+class Experts(nn.Module):
+    """The data choose one of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.out = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.experts = nn.ModuleList([nn.Linear(16, 16) for _ in range(2)])
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.out(y + self.experts[int(x.sum() > 0)](y))
+
+
+def test_layers_that_the_sample_does_not_reach_are_named():
+    removal = plan(Experts(), torch.ones(2, 6), by_size, channels=0.5, round_to=1)
+    said = " ".join(str(removal).split())
+    assert "experts.0 cannot be cut: the sample's call does not read it" in said
+    lines = {line.layer: line.state for line in removal.report()}
+    assert lines["experts.0"] == "not used"
+    assert lines["experts.1"] == "pruned"
 
 
 def test_frozen_layers_are_pruned_or_protected_as_asked():

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sparsetrain.shrink.conformance.hard import Net, conv, hard, image, sequence, vectors
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules import rule
 
 
@@ -81,6 +81,19 @@ def layers_in_a_dict() -> nn.Module:
 
     heads = nn.ModuleDict({"left": nn.Linear(6, 2), "right": nn.Linear(10, 3)})
     return Net(forward, a=nn.Linear(6, 8), layers=layers, heads=heads)
+
+
+@hard(vectors)
+def result_that_is_not_returned() -> nn.Module:
+    """A head whose result the model drops, as where a loss reads it in training alone."""
+
+    def forward(n, x):
+        y = n.a(x).relu()
+        n.aux(n.b(y)).log_softmax(1)
+        return n.out(y)
+
+    layers = {"b": nn.Linear(6, 8), "aux": nn.Linear(8, 3), "out": nn.Linear(6, 2)}
+    return Net(forward, a=nn.Linear(6, 6), **layers)
 
 
 @hard(image)

@@ -1,7 +1,7 @@
 """Attention as one operation."""
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.elementwise import broadcast
 from sparsetrain.shrink.rules.registry import rule, untracked
 

@@ -3,7 +3,7 @@
 import torch
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.registry import RULES, rule, untracked
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rules.registry import positive, rule, untracked
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from sparsetrain.shrink.graph import Layer, whole_groups
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rules.registry import rule, untracked
 
 UNKNOWN = "reads an input that cannot be followed"

@@ -1,7 +1,7 @@
 """Norms: over each channel's positions, or over the channels of each position."""
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rules.registry import rule
 
 

@@ -1,7 +1,7 @@
 """Pooling, resampling, patches, spectra: channels stay, positions change."""
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.registry import rule, untracked
 
 POOLS = "max_pool{n}d max_pool{n}d_with_indices avg_pool{n}d adaptive_avg_pool{n}d"

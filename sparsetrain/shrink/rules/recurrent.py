@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rules.registry import rule
 
 

@@ -1,7 +1,7 @@
 """Operations that sum, average or compare over whole dimensions."""
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.registry import many, rule
 
 

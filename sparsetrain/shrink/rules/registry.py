@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 
 Rule = Callable[[Tracer, Step], Dims | list[Dims]]
 RULES: dict[Any, Rule] = {}  # an OpOverloadPacket -> its rule

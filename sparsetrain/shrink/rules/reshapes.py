@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Labels, Split, Tracer
-from sparsetrain.shrink.record import Step
+from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.registry import positive, rule, unknown, untracked
 
 FEW = 4  # parts of a dimension, below which they are q, k and v, or halves, rather than channels

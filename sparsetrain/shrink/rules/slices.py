@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Tracer
-from sparsetrain.shrink.record import Step, Value
+from sparsetrain.shrink.program import Step, Value
 from sparsetrain.shrink.rules.registry import positive, rule
 
 
