@@ -23,7 +23,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from sparsetrain.selection.masks import Masks
-from sparsetrain.shrink.attached import unwrapped
+from sparsetrain.support.wrapped import unwrapped
 
 
 class Method:

@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsetrain.ops import gather_channels
 from sparsetrain.optim import set_data_
-from sparsetrain.shrink.attached import Together, unwrapped
+from sparsetrain.shrink.attached import Together
 from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.support.modes import quietly
+from sparsetrain.support.wrapped import unwrapped
 
 Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending

@@ -11,16 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from sparsetrain.optim import Masked
 from sparsetrain.shrink.graph import Graph, named_tensor
 from sparsetrain.support.nearest import unknown
-
-WRAPPERS = (AveragedModel, DataParallel, DistributedDataParallel)
+from sparsetrain.support.wrapped import bare, bare_parameters, unwrapped
 
 
 @dataclass
@@ -102,18 +99,6 @@ class Together:
             raise ValueError(f"apply: ema is no copy of the model: {error}") from error
 
 
-def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
-    """What torch.compile, DistributedDataParallel or AveragedModel wraps, and its name in there."""
-    prefix = ""
-    while True:
-        if isinstance(model, WRAPPERS):
-            model, prefix = model.module, f"{prefix}module."
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model, prefix = inner, f"{prefix}_orig_mod."
-        else:
-            return model, prefix
-
-
 def average_of(ema: Any, model: nn.Module) -> nn.Module:
     """The averaged copy of the model; other wrappers than torch's call it `module`, too."""
     if not isinstance(ema, nn.Module):
@@ -125,11 +110,10 @@ def average_of(ema: Any, model: nn.Module) -> nn.Module:
 
 def _by_parameter(model: nn.Module, masks: dict[str, Tensor]) -> dict[int, list[Tensor]]:
     """Masks by the identity of their parameter, which may have several names."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    _, prefix = unwrapped(model)
+    named = bare_parameters(model, remove_duplicate=False)
     found: dict[int, list[Tensor]] = {}
     for name, mask in masks.items():
-        parameter = named.get(name, named.get(prefix + name))
+        parameter = named.get(bare(model, name))
         if parameter is None:
             raise unknown("parameter to mask", name, named, listed=False)
         found.setdefault(id(parameter), []).append(mask)
