@@ -8,7 +8,6 @@ an epoch behind the ReLU, the rule N <- round(N * density) and pruning once dens
 are from memory of the text; everything else, all defaults included, is our reading.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -104,16 +103,18 @@ class ActivationDensity(Shrinking):
             tally.copy_(before)
 
     def finish(self) -> None:
-        s = self._state
-        stop(s.model)
-        if s.step and len(self.records) == 1 and not self._dense_enough():
-            warnings.warn(
-                f"ActivationDensity: training ended at step {s.step} and nothing was removed, since"
-                f" densities changed by more than tolerance={self.tolerance:g} in every epoch",
-                stacklevel=2,
-            )
+        stop(self._state.model)
+        super().finish()
 
-    def _begin(self, graph: Graph) -> None:
+    def _missed(self) -> str | None:
+        if not self._state.step or len(self.records) > 1 or self._dense_enough():
+            return None
+        return (
+            "and nothing was removed, since densities changed by more than"
+            f" tolerance={self.tolerance:g} in every epoch"
+        )
+
+    def _look(self, graph: Graph) -> None:
         self._state.memory |= {"densities": {}, "calm": None}
         self._count(graph)
 
@@ -142,7 +143,7 @@ class ActivationDensity(Shrinking):
         stop(self._state.model)  # counted ReLUs cannot be traced
         return super()._graph()
 
-    def _act(self, step: int) -> None:
+    def _after(self, step: int) -> None:
         if step % self.interval == 0:
             self._end_epoch(step)
 

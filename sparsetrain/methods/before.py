@@ -4,7 +4,6 @@ Methods in several rounds (SynFlow, Iter-SNIP, FORCE): sparsetrain/methods/round
 """
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +34,7 @@ class Random(Masking):
     seed: int = 0
 
     PATTERNS = ALL
+    NEEDS_OPTIMIZER = False
 
     def _begin(self) -> None:
         by_entry = isinstance(self.pattern, patterns.NM)
@@ -57,6 +57,7 @@ class Magnitude(Masking):
     at: int = 0
 
     PATTERNS = ALL
+    NEEDS_OPTIMIZER = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,18 +67,13 @@ class Magnitude(Masking):
     def next_change(self, step: int) -> float:
         return math.inf if self._state.memory["pruned"] else max(self.at, step + 1)
 
-    def after_step(self, step: int | None = None) -> None:
-        super().after_step(step)
-        if self._state.step == self.at and not self._state.memory["pruned"]:
+    def _after(self, step: int) -> None:
+        super()._after(step)
+        if step == self.at and not self._state.memory["pruned"]:
             self._prune()
 
-    def finish(self) -> None:
-        if not self._state.memory["pruned"]:
-            warnings.warn(
-                f"Magnitude: training ended at step {self._state.step}, before the pruning at step"
-                f" {self.at}",
-                stacklevel=2,
-            )
+    def _missed(self) -> str | None:
+        return None if self._state.memory["pruned"] else self._short_of("the pruning", self.at)
 
     def _begin(self) -> None:
         self._state.memory["pruned"] = False

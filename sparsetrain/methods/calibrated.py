@@ -34,6 +34,7 @@ class Calibrated(Masking):
     )
 
     PATTERNS = (patterns.Unstructured, patterns.NM)
+    NEEDS_OPTIMIZER = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

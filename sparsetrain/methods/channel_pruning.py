@@ -1,6 +1,5 @@
 """Removing channels by any score, at once or in rounds."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,14 +62,15 @@ class InRounds(Shrinking):
         """The step, counted from 1, after which the last round comes; 0: before training."""
         return self.at + (self.rounds - 1) * self.interval
 
-    def finish(self) -> None:
-        step = self._state.step
-        if 0 < step < self.last_round:
-            warnings.warn(
-                f"{type(self).__name__}: training ended at step {step}, before the last round at"
-                f" step {self.last_round}",
-                stacklevel=2,
-            )
+    def _missed(self) -> str | None:
+        what, asked = self._budget
+        if self._state.step >= self.last_round:
+            return None
+        left = COSTS[what](self._graph(), None) / self._state.memory["whole"]
+        return (
+            f"before the last round at step {self.last_round}; {100 * left:.1f}% of the {what} are"
+            f" left, {100 * asked:g}% were asked for"
+        )
 
     @cached_property
     def _budget(self) -> tuple[str, float]:
@@ -80,7 +80,7 @@ class InRounds(Shrinking):
     def _score(self) -> Score:
         raise NotImplementedError
 
-    def _begin(self, graph: Graph) -> None:
+    def _look(self, graph: Graph) -> None:
         what, share = self._budget
         self._state.memory["whole"] = COSTS[what](graph, None)
         self._state.memory["scores"] = {}
@@ -89,7 +89,7 @@ class InRounds(Shrinking):
         if self.last_round > 0:  # a share that is out of reach is said now, not then
             self._plan(graph if self.at else self._graph(), share, Random())
 
-    def _act(self, step: int) -> None:
+    def _after(self, step: int) -> None:
         number, rest = divmod(step - self.at, self.interval)
         if step <= self.last_round and number >= 0 and rest == 0:
             self._round(number + 1, self._graph())

@@ -7,7 +7,6 @@ convergence sensitivity |dL/dw|. How the three are combined, the number of dense
 batches, and all defaults below are our reading.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +16,6 @@ from torch import Tensor
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.method import snapshot
 from sparsetrain.optim import state_like
-from sparsetrain.selection.masks import sparsity
 from sparsetrain.selection.schedules import Steps, exponential
 from sparsetrain.selection.select import Formula, best
 
@@ -86,14 +84,8 @@ class DRIVE(Masking):
     def next_change(self, step: int) -> float:
         return max(step + 1, self._rounds.after(step) - self.batches + 1)
 
-    def finish(self) -> None:
-        step = self._state.step
-        if 0 < step < self.last_round:
-            warnings.warn(
-                f"DRIVE: training ended at step {step}, before the last round at step"
-                f" {self.last_round}; {100 * sparsity(self.masks):.1f}% of the weights are pruned",
-                stacklevel=2,
-            )
+    def _missed(self) -> str | None:
+        return self._short_of("the last round", self.last_round)
 
     def _begin(self) -> None:
         memory = self._state.memory
@@ -111,7 +103,7 @@ class DRIVE(Masking):
 
     def _collect(self) -> None:
         gradients = self._state.memory["gradients"]
-        for name, grad in self._gradients().items():
+        for name, grad in self._finite_gradients().items():
             grad = grad * self.masks[name]
             before = gradients.get(name)
             gradients[name] = grad if before is None else before.add_(grad)

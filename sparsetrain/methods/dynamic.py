@@ -12,6 +12,7 @@ CIFAR/sparselearning/core.py. The masks change before the step's update, by the 
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
@@ -56,8 +57,8 @@ class SET(Masking):
         least: what "cosine" falls to.
         noise: standard deviation of what breaks ties between magnitudes by chance.
         skip_step: the update of the masks replaces the optimizer's: all gradients are set to None,
-            so momentum, moments and weight decay rest for that step. A GradScaler must have
-            unscaled them (`scaler.unscale_` before `after_backward`), or its `step` finds none.
+            so momentum, moments and weight decay rest for that step. A GradScaler must be given
+            to `start`: it looks at them before.
         seed: for the random choices.
 
     The other options are those of `Masking`.
@@ -103,6 +104,9 @@ class SET(Masking):
     def _begin(self) -> None:
         self._change(self._random_masks(self.sparsity))
 
+    def _missed(self) -> str | None:
+        return self._short_of("the last update of the masks", self.updates.last)
+
     def _random_masks(self, sparsity: float) -> Masks:
         numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
         return self._choose(sparsity, scores=numbers)
@@ -116,7 +120,15 @@ class SET(Masking):
         for name, parameter in s.parameters.items():
             clear_(parameter, before[name] | ~s.masks[name], s.optimizer)
         if self.skip_step:
-            s.optimizer.zero_grad(set_to_none=True)
+            self._skip_update()
+
+    def _skip_update(self) -> None:
+        """The optimizer finds no gradients; a GradScaler has to have seen some."""
+        s = self._state
+        if s.scaler is not None and s.scaler.is_enabled():
+            with suppress(RuntimeError):  # it has looked already
+                s.scaler.unscale_(s.optimizer)
+        s.optimizer.zero_grad(set_to_none=True)
 
     def _redrawn(self, step: int) -> Masks:
         """The masks after an update."""
@@ -169,7 +181,7 @@ class SET(Masking):
     def _growth(self, step: int) -> dict[str, Tensor]:
         """What weights are grown by."""
         if self.grow == "gradient":
-            return self._gradients()
+            return self._finite_gradients()
         return draws.uniform(self._state.parameters, self.pattern, self.seed, step)
 
     def _top(self, scores: Mapping[str, Tensor], k: int | dict[str, int], within: Masks) -> Masks:
@@ -229,8 +241,17 @@ class GraNet(RigL):
     def _begin(self) -> None:
         self._change(self._random_masks(self.initial_sparsity))
 
+    @property
+    def _prunings(self) -> int:
+        """U, updates that prune."""
+        return int(self.prune_end * self.total_steps) // self.interval
+
+    def _missed(self) -> str | None:
+        last = self._prunings if self.exact_end else self._prunings - 1
+        return self._short_of("the last pruning", last * self.interval)
+
     def _redrawn(self, step: int) -> Masks:
-        U = int(self.prune_end * self.total_steps) // self.interval
+        U = self._prunings
         u = min(step // self.interval, U if self.exact_end else U - 1)
         now = cubic(self.initial_sparsity, self.sparsity, u / U)
         k = min(self._state.amounts.kept_in_all(now), sum(self._live(self.masks).values()))

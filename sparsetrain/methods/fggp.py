@@ -171,6 +171,9 @@ class FGGP(Masking):
             )
         return K
 
+    def _missed(self) -> str | None:
+        return self._short_of("the last update", self.updates.last)
+
     def _act(self, step: int) -> None:
         if not self.updates.due(step):
             return
@@ -212,7 +215,7 @@ class FGGP(Masking):
     def _top(self, score: Score, k: int, within: Masks, step: int) -> Masks:
         """The k best groups by a score."""
         weights = {n: self._state.parameters[n].detach() for n in within}
-        grads = {n: g for n, g in self._gradients().items() if n in within}
+        grads = {n: g for n, g in self._finite_gradients().items() if n in within}
         if score in RANKS:
             return self._by_ranks(score, k, within)
         if score == "random":
@@ -224,7 +227,7 @@ class FGGP(Masking):
     def _by_ranks(self, score: Score, k: int, within: Masks) -> Masks:
         """The k best groups by the sum or the product of their ranks, counted from 1, of both."""
         live = {n: live_groups(mask, self.pattern) for n, mask in within.items()}
-        grads = self._gradients()
+        grads = self._finite_gradients()
         w = self._ranks({n: self._state.parameters[n].detach() for n in within}, live)
         g = self._ranks({n: grads[n] for n in within}, live)
         joint = w + g if score == "rank sum" else w * g

@@ -68,6 +68,9 @@ class GMP(Masking):
         if self.dense_steps == 0:
             self._prune(0)
 
+    def _missed(self) -> str | None:
+        return self._short_of("the last update", self.updates.last)
+
     def _act(self, step: int) -> None:
         if step == self.dense_steps or self.updates.due(step):
             self._prune(step)
@@ -142,6 +145,9 @@ class ACDC(Masking):
     def pruned_at(self, step: int) -> bool:
         """Whether a step, counted from 1, is one with pruned weights."""
         return bisect_right(self.switches, step - 1) % 2 == 1
+
+    def _missed(self) -> str | None:
+        return self._short_of("the last pruning", self.switches[-1] + 1)
 
     def _act(self, step: int) -> None:
         if self.pruned_at(step) == self.pruned_at(step - 1):

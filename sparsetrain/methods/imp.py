@@ -6,7 +6,6 @@ arXiv:1912.05671. Code facebookresearch/open_lth.
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -82,9 +81,9 @@ class IMP(Masking):
         rewind = self.rewind_step if step < self.rewind_step else math.inf
         return min(rewind, levels.after(step))
 
-    def after_step(self, step: int | None = None) -> None:
-        super().after_step(step)
-        memory, now = self._state.memory, self._state.step
+    def _after(self, step: int) -> None:
+        super()._after(step)
+        memory, now = self._state.memory, step
         if now == self.rewind_step and not memory["snapshot"]:
             memory["snapshot"] = snapshot(self._state.model)
         length = self.level_steps - self.rewind_step
@@ -95,14 +94,14 @@ class IMP(Masking):
             if memory["level"] == self.prunings:
                 memory["snapshot"] = {}
 
-    def finish(self) -> None:
-        if self._state.memory["level"] < self.prunings:
-            warnings.warn(
-                f"IMP: training ended at step {self._state.step}, after"
-                f" {self._state.memory['level']} of {self.prunings} prunings;"
-                f" {100 * sparsity(self.masks):.1f}% of the weights are pruned",
-                stacklevel=2,
-            )
+    def _missed(self) -> str | None:
+        if self._state.memory["level"] == self.prunings:
+            return None
+        return (
+            f"after {self._state.memory['level']} of {self.prunings} prunings;"
+            f" {100 * sparsity(self.masks):.1f}% of the weights are pruned,"
+            f" {100 * self.sparsity:g}% were asked for"
+        )
 
     def _begin(self) -> None:
         before = snapshot(self._state.model) if self.rewind_step == 0 else {}

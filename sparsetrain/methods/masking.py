@@ -14,33 +14,43 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from sparsetrain.methods import loop
 from sparsetrain.methods.amounts import Amounts
-from sparsetrain.methods.method import Method, overflowed, plain
-from sparsetrain.optim import Masked
+from sparsetrain.methods.loop import Loop
+from sparsetrain.methods.method import plain
+from sparsetrain.optim import Masked, local
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import ALLOCATIONS
 from sparsetrain.selection.groups import live_groups
-from sparsetrain.selection.masks import COUNTS, Exclude, Masks, apply_, counted, mark_of, prunable
+from sparsetrain.selection.masks import (
+    COUNTS,
+    Exclude,
+    Masks,
+    apply_,
+    counted,
+    mark_of,
+    prunable,
+    sparsity,
+)
 from sparsetrain.selection.patterns import NM, Pattern
 from sparsetrain.selection.schedules import Steps
 from sparsetrain.selection.select import MAGNITUDE, UNSTRUCTURED, Formula, best
 
+GIVE_SCALER = (
+    "; a GradScaler skips such a step: give it to start(scaler=...), so that it is skipped here,"
+    " and call scaler.unscale_(optimizer) before after_backward"
+)
+
 
 @dataclass
-class State:
+class State(loop.State):
     """What a run changes."""
 
-    model: nn.Module
-    optimizer: Optimizer
-    ema: nn.Module | None
-    scaler: GradScaler | None
-    parameters: dict[str, nn.Parameter]
-    masks: Masks
-    amounts: Amounts
-    step: int = 0  # steps that count so far, the present one included
-    lost: int = 0  # steps whose gradients overflowed
+    parameters: dict[str, nn.Parameter] = field(kw_only=True)
+    masks: Masks = field(kw_only=True)
+    amounts: Amounts = field(kw_only=True)
     marks: dict[str, tuple[int, int]] = field(default_factory=dict)  # address and version
-    memory: dict[str, Any] = field(default_factory=dict)  # the method's own, saved with it
+    pruned: set[str] = field(default_factory=set)  # weights that are not all kept
 
     @property
     def whole(self) -> Masks:
@@ -49,7 +59,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Masking(Method):
+class Masking(Loop):
     """Options of every method that masks weights.
 
     Attributes:
@@ -104,75 +114,36 @@ class Masking(Method):
         return self._state.masks
 
     def next_change(self, step: int) -> float:
-        own = (type(self)._act, type(self).after_step)
-        return math.inf if own == (Masking._act, Masking.after_step) else step + 1
+        own = (type(self)._act, type(self)._after)
+        return math.inf if own == (Masking._act, Masking._after) else step + 1
 
-    def start(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        *,
-        ema: nn.Module | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        self._open(model, optimizer, ema, scaler)
-        self._begin()
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"masks": dict(self._state.masks)}
 
-    def resume(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        state: Mapping[str, Any],
-        *,
-        ema: nn.Module | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        self._open(model, optimizer, ema, scaler)
-        self.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._state.masks = dict(state["masks"])
+        self._apply()
 
-    def after_backward(self, step: int | None = None) -> None:
-        s = self._state
-        s.step = (s.step if step is None else step - s.lost) + 1
-        if overflowed(s.model, s.scaler):
-            s.step, s.lost = s.step - 1, s.lost + 1
-            return
-        self._check_whole(s.step)
-        self._check_untouched(s.marks)
-        with torch.no_grad():
-            self._act(s.step)
+    def _between(self, step: int) -> None:
+        self._check_whole(step)
+        self._check_untouched(self._state.marks)
+        self._act(step)
+        self._mask_gradients()
 
-    def after_step(self, step: int | None = None) -> None:
+    def _after(self, step: int) -> None:
         s = self._state
         if not isinstance(s.optimizer, Masked):
             apply_(s.whole, s.model, s.optimizer)
         s.marks = {n: mark_of(p) for n, p in s.parameters.items() if n in s.masks}
 
-    def state_dict(self) -> dict[str, Any]:
-        s = self._state
-        return {"step": s.step, "lost": s.lost, "masks": dict(s.masks), "memory": dict(s.memory)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        s = self._state
-        s.step, s.lost = state["step"], state["lost"]
-        s.masks, s.memory = dict(state["masks"]), dict(state["memory"])
-        self._apply()
-
-    def _begin(self) -> None:
-        """After `start` has looked at the model; not called where a run is resumed."""
-
     def _act(self, step: int) -> None:
         """Between backward and update, step counted from 1."""
-
-    @property
-    def _state(self) -> State:
-        if "state" not in self.__dict__:
-            raise RuntimeError(f"{type(self).__name__}: call start(model, optimizer) first")
-        return self.__dict__["state"]
 
     def _open(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         ema: nn.Module | None,
         scaler: GradScaler | None,
     ) -> None:
@@ -193,8 +164,17 @@ class Masking(Method):
             self.floor,
         )
         amounts.check(self.sparsity)
-        # The dataclass is frozen for its users; the run's own part hangs beside the fields.
-        self.__dict__["state"] = State(model, optimizer, ema, scaler, parameters, masks, amounts)
+        own: dict[str, Any] = {"parameters": parameters, "masks": masks, "amounts": amounts}
+        self.__dict__["state"] = State(model, optimizer, ema, scaler, **own)
+
+    def _short_of(self, what: str, due: int) -> str | None:
+        """For `_missed`: what was to come at step `due` and has not."""
+        if self._state.step >= due:
+            return None
+        return (
+            f"before {what} at step {due}; {100 * sparsity(self.masks):.1f}% of the weights are"
+            f" pruned, {100 * self.sparsity:g}% were asked for"
+        )
 
     def _every(self, interval: int, end: float, total_steps: int, after: int = 0) -> Steps:
         """Updates at each interval from step `after` on, up to the share `end` of the training."""
@@ -242,6 +222,21 @@ class Masking(Method):
             grads[name] = parameter.grad
         return grads
 
+    def _finite_gradients(self) -> dict[str, Tensor]:
+        """The same, where they are what weights are chosen by.
+
+        Raises:
+            ValueError: some are infinite or NaN.
+        """
+        grads = self._gradients()
+        for name, grad in grads.items():
+            if not grad.isfinite().all():
+                hint = "" if self._state.scaler is not None else GIVE_SCALER
+                raise self._wrong(
+                    f"the gradient of {name} is not finite in step {self._state.step}{hint}"
+                )
+        return grads
+
     def _change(self, masks: Masks, may_empty: bool = False) -> None:
         """Hold these masks from now on; weights that are new start from 0."""
         s = self._state
@@ -269,6 +264,15 @@ class Masking(Method):
         if s.ema is not None:
             apply_(s.masks, s.ema, None)
         s.marks = {n: mark_of(p) for n, p in s.parameters.items()}
+        s.pruned = {n for n, mask in s.masks.items() if not mask.all()}
+
+    def _mask_gradients(self) -> None:
+        """What is pruned has no gradient, so that a norm to clip by is that of the live ones."""
+        s = self._state
+        for name, mask in s.whole.items():
+            grad = s.parameters[name].grad
+            if grad is not None and name in s.pruned:
+                local(grad).masked_fill_(~local(mask), 0)
 
     def _check_whole(self, step: int) -> None:
         """A step that looks at weights finds them all."""

@@ -11,7 +11,10 @@ method.finish()
 
 A step is one call of `optimizer.step()`: with gradient accumulation both hooks are called once for
 all of its backward passes. With a GradScaler, give it to `start` and call `scaler.unscale_` before
-`after_backward`. `model` may be compiled by torch.compile or wrapped in DistributedDataParallel.
+`after_backward`. `after_backward` clears the gradients of pruned weights, after a method has read
+them, so clip after it: the norm is that of the live ones, with dense layers as with sparse ones.
+What is pruned is 0 whatever it was, infinite and NaN too. `model` may be compiled by torch.compile
+or wrapped in DistributedDataParallel.
 """
 
 from collections.abc import Mapping
@@ -58,7 +61,7 @@ class Method:
     def start(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None = None,
         *,
         ema: nn.Module | None = None,
         scaler: GradScaler | None = None,
@@ -66,7 +69,8 @@ class Method:
         """Before the first step.
 
         Args:
-            optimizer: holds the model's parameters; its state follows what is pruned.
+            optimizer: holds the model's parameters; its state follows what is pruned. Methods that
+                prune once, at the start, do without.
             ema: an averaged copy of the model, or an `AveragedModel`, that is pruned along.
             scaler: the loop's GradScaler; a step whose gradients overflow does not count.
         """
@@ -94,7 +98,7 @@ class Method:
     def resume(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         state: Mapping[str, Any],
         *,
         ema: nn.Module | None = None,

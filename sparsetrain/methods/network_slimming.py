@@ -44,11 +44,11 @@ class NetworkSlimming(InRounds):
     def _score(self) -> Score:
         return Slimming()
 
-    def _begin(self, graph: Graph) -> None:
+    def _look(self, graph: Graph) -> None:
         self._score(self._state.model, graph)  # a group without a norm is said now
-        super()._begin(graph)
+        super()._look(graph)
 
-    def _add_to_gradients(self, step: int) -> None:
+    def _between(self, step: int) -> None:
         if step > self.last_round:
             return
         for module in self._state.model.modules():

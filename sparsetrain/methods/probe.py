@@ -32,6 +32,8 @@ class Probing(Masking):
     batches: Sequence[tuple[Any, Any]]
     training: bool = field(default=True, kw_only=True)
 
+    NEEDS_OPTIMIZER = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not len(self.batches):

@@ -46,6 +46,8 @@ class SynFlow(Masking):
     rounds: int = 100
     schedule: Literal["exponential", "linear"] = "exponential"
 
+    NEEDS_OPTIMIZER = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self)

@@ -1,21 +1,22 @@
 """What methods that remove channels share: counting steps, removing, and drawing weights anew.
 
-A subclass says in `_begin` what happens before training and in `_act` what happens after a step's
-update, mostly `self._remove(plan(...))`; steps are counted from 1 there. The small network is the
-state: a resumed run gets it from the checkpoint, and only counters from the method.
+A subclass says in `_look` what happens before training and in `_after` what happens after a step's
+update, mostly `self._remove(plan(...))`. The small network is the state: a resumed run gets it from
+the checkpoint, and only counters from the method.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from sparsetrain.methods.method import Method, overflowed, plain
+from sparsetrain.methods import loop
+from sparsetrain.methods.loop import Loop
+from sparsetrain.methods.method import plain
 from sparsetrain.methods.redraw import Laws, fan_ins, laws_of, redraw_, rescale_
 from sparsetrain.selection.patterns import Channel, Pattern
 from sparsetrain.shrink import Graph, Plan, protected, trace
@@ -24,22 +25,14 @@ REINIT = ("keep", "rescale", "fresh")
 
 
 @dataclass
-class State:
+class State(loop.State):
     """What a run changes."""
 
-    model: nn.Module
-    optimizer: Optimizer
-    ema: nn.Module | None
-    scaler: GradScaler | None
-    laws: Laws  # of the weights before training
-    step: int = 0  # steps that count so far, the present one included
-    lost: int = 0  # steps whose gradients overflowed
-    skipped: bool = False  # the present step is one of these
-    memory: dict[str, Any] = field(default_factory=dict)  # the method's own, saved with it
+    laws: Laws = field(kw_only=True)  # of the weights before training
 
 
 @dataclass(frozen=True)
-class Shrinking(Method):
+class Shrinking(Loop):
     """Options of every method that removes channels.
 
     Attributes:
@@ -64,78 +57,30 @@ class Shrinking(Method):
         """The network at the start and after each removal: "step", "flops" and "widths"."""
         return list(self._state.memory["records"])
 
-    def start(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        *,
-        ema: nn.Module | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        self._open(model, optimizer, ema, scaler)
-        graph = self._graph()
-        self._record(graph, {g.name: g.width for g in graph.free})
-        self._begin(graph)
-
-    def resume(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        state: Mapping[str, Any],
-        *,
-        ema: nn.Module | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        self._open(model, optimizer, ema, scaler)
-        self.load_state_dict(state)
-
-    def after_backward(self, step: int | None = None) -> None:
-        s = self._state
-        s.step = (s.step if step is None else step - s.lost) + 1
-        s.skipped = overflowed(s.model, s.scaler)
-        if s.skipped:
-            s.step, s.lost = s.step - 1, s.lost + 1
-            return
-        with torch.no_grad():
-            self._add_to_gradients(s.step)
-
-    def after_step(self, step: int | None = None) -> None:
-        if not self._state.skipped:
-            self._act(self._state.step)
-
     def state_dict(self) -> dict[str, Any]:
-        s = self._state
-        return {"step": s.step, "lost": s.lost, "laws": s.laws, "memory": dict(s.memory)}
+        return super().state_dict() | {"laws": self._state.laws}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        s = self._state
-        s.step, s.lost = state["step"], state["lost"]
-        s.laws, s.memory = dict(state["laws"]), dict(state["memory"])
+        super().load_state_dict(state)
+        self._state.laws = dict(state["laws"])
 
-    def _begin(self, graph: Graph) -> None:
-        """After `start` has traced the model; not called where a run is resumed."""
+    def _begin(self) -> None:
+        graph = self._graph()
+        self._record(graph, {g.name: g.width for g in graph.free})
+        self._look(graph)
 
-    def _add_to_gradients(self, step: int) -> None:
-        """Between backward and update, step counted from 1."""
-
-    def _act(self, step: int) -> None:
-        """After the update, step counted from 1."""
+    def _look(self, graph: Graph) -> None:
+        """At the traced model, before training."""
 
     @property
     def _sample(self) -> Any:
         """One input of the model, as in `sparsetrain.plan`."""
         raise NotImplementedError
 
-    @property
-    def _state(self) -> State:
-        if "state" not in self.__dict__:
-            raise RuntimeError(f"{type(self).__name__}: call start(model, optimizer) first")
-        return self.__dict__["state"]
-
     def _open(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         ema: nn.Module | None,
         scaler: GradScaler | None,
     ) -> None:
@@ -145,9 +90,8 @@ class Shrinking(Method):
                 " remove others; prune first, then wrap"
             )
         model = plain(model)
-        # The dataclass is frozen for its users; the run's own part hangs beside the fields.
-        state = State(model, optimizer, None if ema is None else plain(ema), scaler, laws_of(model))
-        self.__dict__["state"] = state
+        ema = None if ema is None else plain(ema)
+        self.__dict__["state"] = State(model, optimizer, ema, scaler, laws=laws_of(model))
 
     def _graph(self) -> Graph:
         return protected(trace(self._state.model, self._sample), self._state.model, self.protect)

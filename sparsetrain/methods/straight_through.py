@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sparsetrain.methods.loop import Loop
 from sparsetrain.methods.masking import Masking
 from sparsetrain.selection.masks import apply_, mark_of
 from sparsetrain.selection.patterns import NM, Pattern
@@ -58,19 +59,23 @@ class StraightThrough(Masking):
         memory["stepping"] = 1
 
     @torch.no_grad()
-    def after_step(self, step: int | None = None) -> None:
-        if self._state.memory["stepping"]:  # not where an overflow skipped the step
+    def _after(self, step: int) -> None:
+        if self._state.memory["stepping"]:
             self._keep_aside()
+
+    def _mask_gradients(self) -> None:
+        """All dense weights are trained."""
 
     def finish(self) -> None:
         """Average weights move with every mask, so they are pruned once, by the last one."""
+        super().finish()
         if self._state.ema is not None:
             apply_(self.masks, self._state.ema, None)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        Loop.load_state_dict(self, state)
         s = self._state
-        s.step, s.lost, s.memory = state["step"], state["lost"], dict(state["memory"])
         # Files hold tensors row by row; sums in another order would round otherwise.
         dense = s.memory["dense"]
         s.memory["dense"] = {
@@ -196,11 +201,19 @@ class STR(StraightThrough):
         else:
             super()._act(step)
 
-    def after_step(self, step: int | None = None) -> None:
+    def _after(self, step: int) -> None:
         if self._state.memory["dense"]:
-            super().after_step(step)
+            super()._after(step)
         else:
-            Masking.after_step(self, step)
+            Masking._after(self, step)
+
+    def _mask_gradients(self) -> None:
+        if not self._state.memory["dense"]:
+            Masking._mask_gradients(self)
+
+    def _missed(self) -> str | None:
+        last = int(self.end * self.total_steps)
+        return self._short_of("the masks were fixed", last) if self._state.memory["dense"] else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["memory"]["dense"]:

@@ -5,6 +5,7 @@ from sparsetrain.optim.adamw import AdamW as AdamW
 from sparsetrain.optim.masked import Masked as Masked
 from sparsetrain.optim.sgd import SGD as SGD
 from sparsetrain.optim.state import clear_ as clear_
+from sparsetrain.optim.state import local as local
 from sparsetrain.optim.state import replace_ as replace_
 from sparsetrain.optim.state import set_data_ as set_data_
 from sparsetrain.optim.state import state_like as state_like

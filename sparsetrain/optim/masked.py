@@ -111,8 +111,8 @@ class Masked(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None or not found_inf.is_cpu or not found_inf.item():
+        found_inf = getattr(self, "found_inf", None)  # 0, where GradScaler found no gradients
+        if not isinstance(found_inf, Tensor) or not found_inf.is_cpu or not found_inf.item():
             for index, group in enumerate(self.param_groups):
                 self._step_group(index, group)
         return loss
@@ -227,7 +227,8 @@ class Masked(Optimizer):
     def _amp(self, device: torch.device) -> Amp:
         """What GradScaler left for this step."""
         given = (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        return Amp(*(None if t is None else t.to(device, torch.float32) for t in given))
+        tensors = (t if isinstance(t, Tensor) else None for t in given)
+        return Amp(*(None if t is None else t.to(device, torch.float32) for t in tensors))
 
     def _fits(self, part: Part) -> bool:
         """Whether a row of a table can say this; state and masks are brought into order."""
