@@ -5,6 +5,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain.support.wrapped import bare, bare_modules, bare_parameters, unwrapped
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of torch.compile
+
 
 def net():
     """With a module whose own name is `module`."""
