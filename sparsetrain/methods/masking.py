@@ -223,18 +223,13 @@ class Masking(Loop):
         return grads
 
     def _finite_gradients(self) -> dict[str, Tensor]:
-        """The same, where they are what weights are chosen by.
-
-        Raises:
-            ValueError: some are infinite or NaN.
-        """
+        """The same, where weights are chosen by them; ValueError if some are infinite or NaN."""
         grads = self._gradients()
         for name, grad in grads.items():
             if not grad.isfinite().all():
-                hint = "" if self._state.scaler is not None else GIVE_SCALER
-                raise self._wrong(
-                    f"the gradient of {name} is not finite in step {self._state.step}{hint}"
-                )
+                hint = "" if self._state.scaler else GIVE_SCALER
+                step = self._state.step
+                raise self._wrong(f"the gradient of {name} is not finite in step {step}{hint}")
         return grads
 
     def _change(self, masks: Masks, may_empty: bool = False) -> None:
