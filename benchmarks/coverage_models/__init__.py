@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsetrain.shrink import arguments
 
-FAMILIES = ("torchvision", "timm", "transformers")
+FAMILIES = ("torchvision", "timm", "transformers", "diffusers", "ultralytics")
 
 
 @dataclass(frozen=True)
