@@ -1,13 +1,18 @@
 """Training with packed layers between the steps at which the method looks at whole weights."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from sparsetrain import checkpoint, swap
+from sparsetrain.data import load
 from sparsetrain.training import execution, runs
+from sparsetrain.training import train as trainer
 from sparsetrain.training.config import Config
 from sparsetrain.training.train import train
 
@@ -26,6 +31,19 @@ class Losses:
         self.each.append(step * loss - before)
 
     def epoch(self, record): ...
+
+
+class StopAfter(Losses):
+    """Presses Ctrl-C in this process after some steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def step(self, *progress):
+        super().step(*progress)
+        if len(self.each) == self.steps:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def small():
@@ -105,3 +123,63 @@ def test_auto_measures_and_rests_where_nothing_is_gained(monkeypatch):
     often = replace(config, method="rigl", set="interval=4,end=1.0")
     train(often, model=small())
     assert asked == [None]
+
+
+def tiny():
+    torch.manual_seed(3)
+    layers = nn.Conv2d(3, 8, 8, stride=8), nn.Tanh(), nn.Flatten(), nn.Linear(128, 10)
+    return nn.Sequential(*layers)
+
+
+def end_of(folder):
+    """Metrics and all else that a run ends with, but for times."""
+    saved = checkpoint.load(folder / runs.CHECKPOINT)
+    times = ("seconds", "pruning_seconds", "pruning")
+    metrics = [{k: v for k, v in r.items() if k not in times} for r in saved.pop("history")]
+    leaves = tree_leaves({k: v for k, v in saved.items() if k not in (*times, "config")})
+    return metrics, [x.numpy().tobytes() if isinstance(x, torch.Tensor) else x for x in leaves]
+
+
+@pytest.mark.parametrize("mode", ["sparse", "auto"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("snip", {}),
+        ("drive", {"dense_epochs": 0.2, "prune_epochs": 1.0, "rounds": 2}),
+        ("gmp", {"pattern": "vector:4", "set": "interval=3"}),
+    ],
+)
+def test_it_does_not_matter_when_a_run_was_stopped(method, options, mode, tmp_path, monkeypatch):
+    """Also in an epoch's last step, after which the network is tested. No form is chosen twice."""
+    asked, tested = [], []
+
+    def sparsify(model, masks, sample, **given):
+        asked.append(sum(int(mask.sum()) for mask in masks.values()))
+        return swap.sparsify(model, masks, sample, **given | {"force": "sparse"})
+
+    def evaluate(model, *rest):
+        tested.append(bool(swap.sparse_layers(model)))
+        return really(model, *rest)
+
+    really = trainer.evaluate
+    monkeypatch.setattr(execution, "sparsify", sparsify)
+    monkeypatch.setattr(execution, "AUTO_STEPS", 2)
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    own = {"epochs": 2, "batch_size": 256, "execution": mode}
+    config, data = replace(QUICK, method=method, **own, **options), load("digits")
+    trainer.train(config, tmp_path / "whole", data=data, model=tiny())
+    metrics, leaves = end_of(tmp_path / "whole")
+    choices, forms = asked.copy(), tested.copy()
+    assert choices
+    assert any(forms)
+    for at in (1, 5, 6, 10):
+        asked.clear()
+        tested.clear()
+        folder, often = tmp_path / str(at), replace(config, checkpoint_every=at % 3)
+        stop = StopAfter(at)
+        assert not trainer.train(often, folder, data=data, model=tiny(), progress=stop).finished
+        assert trainer.train(config, folder, data=data, model=tiny(), resume=True).finished
+        found = end_of(folder)
+        assert found[0] == metrics, f"stopped after step {at}"
+        assert found[1] == leaves, f"stopped after step {at}"
+        assert (asked, tested) == (choices, forms)

@@ -201,6 +201,9 @@ def test_resuming_something_else(tmp_path):
         ({"epochs": 0}, "epochs must be 1 or more, got 0"),
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
         ({"momentum": 0.0}, "nesterov needs momentum"),
+        ({"threads": 1_000_000}, "threads must be 1 to 1024, got 1000000"),
+        ({"workers": 1_000_000}, "workers must be 0 to 256, got 1000000"),
+        ({"seed": 2**63}, "seed must be 0 or more, and below"),
     ],
 )
 def test_bad_config(options, message):

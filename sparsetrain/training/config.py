@@ -9,6 +9,7 @@ from sparsetrain.selection.allocate import ALLOCATIONS
 from sparsetrain.selection.masks import COUNTS
 from sparsetrain.selection.patterns import parse_pattern
 from sparsetrain.selection.schedules import LEARNING_RATES
+from sparsetrain.support.chance import seed_all
 from sparsetrain.support.nearest import unknown
 from sparsetrain.training.catalog import METHODS, parse_options
 
@@ -105,10 +106,12 @@ class Config:
             raise ValueError("device=cuda, but this torch sees no GPU")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        torch.manual_seed(self.seed)
+        seed_all(self.seed)
 
 
 INFINITE = float("inf")
+MOST_THREADS = 1024  # far more than that end the process
+MOST_WORKERS = 256
 RANGES = {  # name: (at least, below, in words)
     "sparsity": (0, 1, "the share removed, in [0, 1)"),
     "flops": (1e-9, 1 + 1e-9, "the share kept, in (0, 1]"),
@@ -124,7 +127,8 @@ RANGES = {  # name: (at least, below, in words)
     "weight_decay": (0, INFINITE, "0 or more"),
     "warmup_epochs": (0, INFINITE, "0 or more"),
     "label_smoothing": (0, 1, "in [0, 1)"),
-    "threads": (1, INFINITE, "1 or more"),
-    "workers": (0, INFINITE, "0 or more"),
+    "threads": (1, MOST_THREADS + 1, f"1 to {MOST_THREADS}"),
+    "workers": (0, MOST_WORKERS + 1, f"0 to {MOST_WORKERS}"),
+    "seed": (0, 2**63, "0 or more, and below 2^63"),
     "checkpoint_every": (0, INFINITE, "0 or more"),
 }

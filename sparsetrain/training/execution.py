@@ -1,6 +1,12 @@
-"""When a training runs packed: in the steps between those at which its method looks at weights."""
+"""When a training runs packed: in the steps between those at which its method looks at weights.
 
-from collections.abc import Callable
+Whether, and in which forms, is decided once in each interval between two such steps, at its start.
+The decision is part of a checkpoint, and writing one leaves the network as it was: a resumed run
+goes on as the same run would have.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,11 +14,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.methods import Method
+from sparsetrain.nn.packed import widest
 from sparsetrain.swap import Packing, densify, pack_, sparse_layers, sparsify
 
 AUTO_STEPS = 20  # that must run packed, to pay for packing
 AUTO_SPARSITY = 0.5  # below it no layer gains
 MOVED = 0.8  # a share of the live weights by which the forms are chosen anew
+DECIDED = ("forms", "blocked", "live", "until", "wanted")
 
 
 @dataclass
@@ -24,7 +32,11 @@ class Execution:
         sample: makes a batch of input, to measure with.
         steps: of the whole training.
         forms: layer -> form, as last chosen.
+        blocked: layers whose output then stays in the kernels' layout.
         live: weights that were left then.
+        until: the step at whose start the present decision ends.
+        wanted: packed up to there.
+        packed: at this moment.
     """
 
     mode: str
@@ -34,76 +46,103 @@ class Execution:
     sample: Callable[[], Tensor]
     steps: int
     forms: dict[str, str] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
     live: int = 0
+    until: int = 0
+    wanted: bool = False
     packed: bool = False
-    _refused: float | None = None  # the change up to which the layers stay dense
     _sparse: dict[nn.Module, Any] = field(default_factory=dict)
 
-    def prepare(self, step: int) -> None:
-        """Before the forward pass of a step, counted from 1: whole weights or live ones alone."""
-        change = self.method.next_change(step - 1)
-        resting = min(change, self.steps + 1) - step
-        if resting < 1:
+    def prepare(self, step: int) -> bool:
+        """Before the forward pass of a step, counted from 1: whole weights or live ones alone.
+
+        Returns:
+            Whether measured times have decided: measured again they may decide otherwise.
+        """
+        until = int(min(self.method.next_change(step - 1), self.steps + 1))
+        measured = False
+        if until != self.until or until == step:
             self.densify()
-        elif not self.packed and change != self._refused:
-            if resting >= (AUTO_STEPS if self.mode == "auto" else 1):
-                self._pack()
-            self._refused = None if self.packed else change
+            self.until, self.wanted = until, False
+            if until - step >= (AUTO_STEPS if self.mode == "auto" else 1):
+                measured = self._decide()
+        self.enter()
+        return measured
+
+    def enter(self) -> None:
+        """The form that was decided on."""
+        if not self.wanted:
+            self.densify()
+        elif not self.packed:
+            self._pack()
 
     def densify(self) -> None:
-        """Whole weights, until the next step is prepared."""
+        """Whole weights, until the form that was decided on is entered again."""
         if self.packed:
             densify(self.model, self.optimizer)
             self.packed = False
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Whole weights for a while."""
+        self.densify()
+        yield
+        self.enter()
 
     def close(self) -> None:
         self.densify()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mode": self.mode, "forms": dict(self.forms), "live": self.live}
+        return {"mode": self.mode, **{name: getattr(self, name) for name in DECIDED}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the layers in the forms that they had, where that is what is asked for."""
-        if state["mode"] == self.mode:
-            self.forms, self.live = dict(state["forms"]), state["live"]
+        """Go on as was decided, where the same mode is asked for and there are kernels."""
+        if state["mode"] == self.mode and not self._lacks_kernels:
+            for name in DECIDED:
+                setattr(self, name, state[name])
 
-    def _pack(self) -> None:
+    def _decide(self) -> bool:
+        """Set `wanted`, and the forms where they are not known or too old; whether by times."""
         masks = self.method.masks
         live = sum(int(mask.sum()) for mask in masks.values())
         most = sum(mask.numel() for mask in masks.values())
         if self.mode == "dense" or live == most:
-            return
+            return False
         if self.mode == "auto" and (live > AUTO_SPARSITY * most or self._lacks_kernels):
-            return
+            return False
         anew = not MOVED * self.live <= live <= self.live / MOVED
-        if not anew and self._sparse:
-            self._pack_again()
-        elif anew or any(form != "dense" for form in self.forms.values()):
-            self._choose(live, anew)
-        self.packed = bool(self._sparse)
+        if anew:
+            self._choose()
+            self.live = live
+        self.wanted = any(form != "dense" for form in self.forms.values())
+        return anew and self.mode == "auto"
 
-    def _choose(self, live: int, anew: bool) -> None:
-        force = ("sparse" if self.mode == "sparse" else None) if anew else self.forms
+    def _choose(self) -> None:
         report = sparsify(
             self.model,
             self.method.masks,
             self.sample(),
             optimizer=self.optimizer,
             training=True,
-            force=force,
+            force="sparse" if self.mode == "sparse" else None,
         )
-        self.forms, self._sparse = report.forms, sparse_layers(self.model)
-        self.live = live if anew else self.live
+        self.forms = report.forms
+        self.blocked = [row.layer for row in report.rows if row.blocked]
+        self._sparse = sparse_layers(self.model)
+        self.packed = bool(self._sparse)
 
-    def _pack_again(self) -> None:
-        """The same layers with the masks and weights of now."""
-        names = {module: name for name, module in self.model.named_modules()}
-        masks = self.method.masks
-        packings = {
-            dense: Packing(masks[f"{names[dense]}.weight"], layer.weight.shape[1])
-            for dense, layer in self._sparse.items()
-        }
+    def _pack(self) -> None:
+        """The layers in their forms, with the masks and weights of now."""
+        masks, packings = self.method.masks, {}
+        sparse = {n: form for n, form in self.forms.items() if form != "dense"}
+        for name, form in sparse.items():
+            mask = masks[f"{name}.weight"]
+            v = widest(mask) if form == "vector" else 1
+            packings[self.model.get_submodule(name)] = Packing(mask, v)
         self._sparse = pack_(self.model, packings, self.optimizer, reuse=self._sparse)
+        for name, layer in zip(sparse, self._sparse.values(), strict=True):
+            layer.output = "blocked" if name in self.blocked else "dense"
+        self.packed = True
 
     @property
     def _lacks_kernels(self) -> bool:

@@ -11,7 +11,7 @@ Every file is written atomically.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sparsetrain.measure.networks import Network, live_flops
 from sparsetrain.methods import Method
 from sparsetrain.optim import state_like
 from sparsetrain.shrink import Layer, trace
+from sparsetrain.support.chance import set_shared_state, shared_state
 from sparsetrain.support.files import remove_parts, write_text
 from sparsetrain.training.assembly import (
     Setting,
@@ -110,18 +111,15 @@ def save(folder: Path | None, run: Run) -> None:
     """Checkpoint first, then the metrics, so that these never run ahead of it."""
     if folder is None:
         return
-    progress = {k: getattr(run, k) for k in PROGRESS}
-    run.execution.densify()
-    state = {
-        "config": asdict(run.config),
-        "model": run.model.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "method": run.method.state_dict(),
-        "execution": run.execution.state_dict(),
-        "random": _random_state(run.config),
-        **progress,
-    }
-    checkpoint.save(folder / CHECKPOINT, state)
+    with run.execution.whole():
+        state = {
+            "config": asdict(run.config),
+            **{name: getattr(run, name).state_dict() for name in STATES},
+            "random": shared_state(run.config.torch_device),
+            "threads": torch.get_num_threads(),
+            **{name: getattr(run, name) for name in PROGRESS},
+        }
+        checkpoint.save(folder / CHECKPOINT, state)
     lines = "".join(json.dumps(record) + "\n" for record in run.history)
     write_text(folder / "metrics.jsonl", lines)
 
@@ -132,9 +130,11 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
         raise ValueError("train: resume needs the run's folder")
     remove_parts(folder)
     state = checkpoint.load(folder / CHECKPOINT)
-    if missing := {"config", *STATES, "random", *PROGRESS} - state.keys():
+    if missing := {"config", *STATES, "random", "threads", *PROGRESS} - state.keys():
         raise CheckpointError(f"{folder / CHECKPOINT} is no training run: it lacks {min(missing)}")
     _check_same(state["config"], config, folder)
+    # As many as before: a sum in other parts is rounded otherwise.
+    torch.set_num_threads(replace(config, threads=state["threads"]).threads or 1)
     model = build_model(config, data) if model is None else model
     checkpoint.restore(model, state["model"], str(folder / CHECKPOINT))
     model.to(config.torch_device, memory_format=config.memory_format)  # type: ignore[call-overload]
@@ -145,7 +145,8 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     execution = _execution(config, model, optimizer, method, data)
     execution.load_state_dict(state["execution"])
     layers = _layers(config, model, data)
-    _set_random_state(state["random"])
+    execution.enter()
+    set_shared_state(state["random"])
     progress = {k: state[k] for k in PROGRESS}
     return Run(config, model, optimizer, method, execution, layers, **progress)
 
@@ -184,19 +185,6 @@ def _check_same(saved: dict[str, Any], config: Config, folder: Path) -> None:
     for name, value in asdict(config).items():
         if name not in free and saved.get(name) != value:
             raise ValueError(f"{folder} was trained with {name}={saved.get(name)!r}, not {value!r}")
-
-
-def _random_state(config: Config) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if config.torch_device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _on(device: torch.device, value: Any) -> Any:

@@ -1,9 +1,9 @@
 """Train a network, dense or pruned: one function, a loop like any other in PyTorch.
 
 A run is a function of its config, machine and thread count: batches depend on (seed, epoch, step),
-so a run that was killed and resumed ends with the same weights, bit for bit. With execution "auto"
-the forms of the layers also depend on times that were measured on the machine; a resumed run keeps
-those that it had. The run folder: training/runs.py.
+so a run that was killed and resumed ends with the same weights and metrics, bit for bit. With
+execution "auto" the forms of the layers also depend on times that were measured on the machine; a
+resumed run keeps those that it had. The run folder: training/runs.py.
 """
 
 import math
@@ -87,7 +87,8 @@ def _train_epoch(
         )
         for group in run.optimizer.param_groups:
             group["lr"] = rate
-        run.execution.prepare(run.epoch * steps + run.step + 1)
+        if run.execution.prepare(run.epoch * steps + run.step + 1):
+            runs.save(folder, run)  # what times have decided, a resumed run keeps to
         loss, correct = _train_step(run, x, y)
         if not math.isfinite(loss):
             raise TrainingError(
