@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsetrain.methods.draws import uniform
 from sparsetrain.methods.masking import Masking
-from sparsetrain.methods.probe import Probing
+from sparsetrain.methods.probe import Batch, Probing
 from sparsetrain.selection import patterns
 from sparsetrain.selection.select import SIGNED, Formula
 from sparsetrain.support.chance import random_stream
@@ -103,7 +103,7 @@ class SNIP(Probing):
     PATTERNS = ALL
 
     def _begin(self) -> None:
-        grads = self._gradients_at(self._state.parameters)
+        grads = self._gradients_at(self._state.parameters, self.batches)
         self._change(self._choose(self.sparsity, Formula("snip"), grads=grads))
 
 
@@ -143,7 +143,9 @@ class GraSP(Probing):
 
     def _begin(self) -> None:
         weights = self._scored_at()
-        product = self._hessian_product(weights, self._gradients_at(weights))
+        batches = list(self.batches)
+        gradients = self._gradients_at(weights, batches)
+        product = self._hessian_product(weights, gradients, batches)
         scores = {n: w.float() * product[n].float() for n, w in weights.items()}
         self._change(self._choose(self.sparsity, SIGNED, scores=scores))
 
@@ -160,14 +162,14 @@ class GraSP(Probing):
         return weights
 
     def _hessian_product(
-        self, weights: dict[str, Tensor], gradients: dict[str, Tensor]
+        self, weights: dict[str, Tensor], gradients: dict[str, Tensor], batches: list[Batch]
     ) -> dict[str, Tensor]:
         """H g, summed over the batches."""
         leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
         by = list(leaves.values())
         total = {n: torch.zeros_like(w) for n, w in weights.items()}
         with self._looking():
-            for batch in self.batches:
+            for batch in batches:
                 loss = self._loss(batch, leaves)
                 grads = torch.autograd.grad(loss, by, create_graph=True, materialize_grads=True)
                 flow = torch.stack(
@@ -214,25 +216,27 @@ class ProsPr(Probing):
             )
 
     def _begin(self) -> None:
-        s = self._state
+        s, batches = self._state, list(self.batches)
         gates = {n: torch.ones_like(p, requires_grad=True) for n, p in s.parameters.items()}
         trained = {
             n: p.detach().requires_grad_() for n, p in s.model.named_parameters() if p.requires_grad
         }
         with self._looking():
             masked = {n: s.parameters[n].detach() * gate for n, gate in gates.items()}
-            tensors = self._trained({**trained, **masked}, list(trained))
-            loss = self._loss(self.batches[self.steps % len(self.batches)], tensors)
+            tensors = self._trained({**trained, **masked}, list(trained), batches)
+            loss = self._loss(batches[self.steps % len(batches)], tensors)
             by = list(gates.values())
             grads = torch.autograd.grad(loss, by, materialize_grads=True)
         scores = {n: g.abs() for n, g in zip(gates, grads, strict=True)}
         self._change(self._choose(self.sparsity, scores=scores))
 
-    def _trained(self, tensors: dict[str, Tensor], moving: list[str]) -> dict[str, Tensor]:
+    def _trained(
+        self, tensors: dict[str, Tensor], moving: list[str], batches: list[Batch]
+    ) -> dict[str, Tensor]:
         """These weights after the K steps, as functions of the gates."""
         momentum: dict[str, Tensor] = {}
         for step in range(self.steps):
-            loss = self._loss(self.batches[step % len(self.batches)], tensors)
+            loss = self._loss(batches[step % len(batches)], tensors)
             by = [tensors[n] for n in moving]
             grads = torch.autograd.grad(
                 loss, by, create_graph=not self.first_order, materialize_grads=True

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import output_at
 from sparsetrain.selection import patterns
+from sparsetrain.selection.allocate import Allocation
 from sparsetrain.selection.masks import KINDS
 from sparsetrain.support.modes import quietly
 
@@ -29,9 +30,7 @@ class Calibrated(Masking):
     """
 
     batches: Sequence[Any]
-    allocation: Literal["global", "uniform", "uniform+", "erk"] = field(
-        default="uniform", kw_only=True
-    )
+    allocation: Allocation = field(default="uniform", kw_only=True)
 
     PATTERNS = (patterns.Unstructured, patterns.NM)
     NEEDS_OPTIMIZER = False

@@ -2,7 +2,7 @@
 run draws what the whole run would, with nothing to save.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,6 +18,27 @@ def uniform(weights: Mapping[str, Tensor], pattern: Pattern, *key: int) -> dict[
         name: _groups_alike(w, pattern, random_stream(*key, layer))
         for layer, (name, w) in enumerate(weights.items())
     }
+
+
+def bernoulli(
+    numbers: Mapping[str, Tensor], pattern: Pattern, shares: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Masks in which each group is kept with its weight's share, by `uniform` numbers."""
+    return {
+        name: expanded(group_scores(number, pattern) < shares[name], number.shape, pattern)
+        for name, number in numbers.items()
+    }
+
+
+def fan_ins(mask: Tensor) -> Tensor:
+    """`[outputs]` int64 weights that each output keeps."""
+    return mask.flatten(1).sum(1)
+
+
+def scaled_rows(numbers: Tensor, mask: Tensor, by_fan_in: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weights of numbers drawn alike: each output's times a function of its fan-in, masked."""
+    scales = by_fan_in(fan_ins(mask).clamp(min=1).float())
+    return (numbers.flatten(1) * scales[:, None]).view_as(mask).masked_fill(~mask, 0)
 
 
 def _groups_alike(weight: Tensor, pattern: Pattern, stream: torch.Generator) -> Tensor:

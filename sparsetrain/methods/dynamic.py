@@ -11,18 +11,19 @@ as in google-research/rigl, rigl/sparse_optimizers_base.py, and VITA-Group/GraNe
 CIFAR/sparselearning/core.py. The masks change before the step's update, by the weights before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from sparsetrain.methods import draws
 from sparsetrain.methods.masking import Masking
 from sparsetrain.optim import clear_
+from sparsetrain.selection.allocate import Allocation
 from sparsetrain.selection.masks import Masks
 from sparsetrain.selection.patterns import Unstructured
 from sparsetrain.selection.schedules import Steps, cosine, cubic
@@ -75,7 +76,7 @@ class SET(Masking):
     noise: float = 1e-5
     skip_step: bool = False
     seed: int = 0
-    allocation: Literal["global", "uniform", "uniform+", "erk"] = field(default="erk", kw_only=True)
+    allocation: Allocation = field(default="erk", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +111,19 @@ class SET(Masking):
     def _random_masks(self, sparsity: float) -> Masks:
         numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
         return self._choose(sparsity, scores=numbers)
+
+    def _draw_weights(self, draw: Callable[[Tensor, Tensor, Generator], Tensor]) -> None:
+        """Weights of the layers that are not dense, from (like, mask, stream); averages follow."""
+        s = self._state
+        averaged = {} if s.ema is None else dict(s.ema.named_parameters())
+        for layer, (name, parameter) in enumerate(s.parameters.items()):
+            if s.masks[name].all():
+                continue
+            stream = random_stream(self.seed, 0, layer, 3)
+            drawn = draw(torch.empty(parameter.shape), s.masks[name].cpu(), stream)
+            for tensor in (parameter, averaged.get(name)):
+                if tensor is not None:
+                    tensor.data.copy_(drawn)
 
     def _act(self, step: int) -> None:
         if not self.updates.due(step):

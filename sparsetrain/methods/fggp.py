@@ -137,11 +137,8 @@ class FGGP(Masking):
         numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
         if self.initial == "exact":
             return best(numbers, k=counts, pattern=self.pattern)
-        masks = {}
-        for name, number in numbers.items():
-            drawn = group_scores(number, self.pattern) < counts[name] / amounts.groups[name]
-            masks[name] = expanded(drawn, number.shape, self.pattern)
-        return masks
+        shares = {n: count / amounts.groups[n] for n, count in counts.items()}
+        return draws.bernoulli(numbers, self.pattern, shares)
 
     def _target(self, step: int) -> float:
         """The sparsity after the update at step, a whole number of zeros by N."""

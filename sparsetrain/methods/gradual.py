@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 
 from sparsetrain.methods.masking import Masking
+from sparsetrain.optim import reset_
 from sparsetrain.selection.schedules import SHAPES, Steps
 
 
@@ -90,8 +91,9 @@ class ACDC(Masking):
         dense until 0.10; pruned at 0.10, 0.20, ... 0.70; dense again at 0.15, 0.25, ... 0.75;
         pruned for good at 0.85
 
-    Each pruning goes to `sparsity` at once, globally by magnitude; pruned weights and their
-    optimizer state restart from 0 in the dense phase.
+    Each pruning goes to `sparsity` at once, globally by magnitude; pruned weights restart from 0 in
+    the dense phase, and so does the momentum of all parameters, as in the code's scripts
+    (--reset_momentum_after_recycling; what another optimizer than SGD keeps is forgotten).
 
     Attributes:
         total_steps: steps of the whole training.
@@ -99,6 +101,7 @@ class ACDC(Masking):
         compressed, dense: shares of a phase of each kind.
         last_dense: the least share of the dense phase before the end.
         finetune: share after the last pruning.
+        reset_momentum: False keeps the momentum of what was not pruned.
 
     The other options are those of `Masking`.
     """
@@ -109,6 +112,7 @@ class ACDC(Masking):
     dense: float = 0.05
     last_dense: float = 0.10
     finetune: float = 0.15
+    reset_momentum: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,3 +160,5 @@ class ACDC(Masking):
             self._change(self._choose(self.sparsity))
         else:
             self._change({n: torch.ones_like(m) for n, m in self.masks.items()})
+            if self.reset_momentum:
+                reset_(self._state.optimizer)

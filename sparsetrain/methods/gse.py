@@ -4,13 +4,15 @@ Heddes et al., "Always-Sparse Training by Growing Connections with Guided Stocha
 2024, arXiv:2401.06898; mikeheddes/guided-stochastic-exploration, our_training.py and grow.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from sparsetrain.methods import draws
 from sparsetrain.methods.dynamic import RigL
+from sparsetrain.selection.allocate import Allocation
 from sparsetrain.selection.groups import expanded, live_groups
 from sparsetrain.selection.masks import Masks
 from sparsetrain.selection.select import best
@@ -32,9 +34,18 @@ class GSE(RigL):
     of the paper's three distributions; its other two weigh them by activations. The gradient is
     the step's own, where the code takes ten more samples of each class (our reading).
 
+    The first masks are random by `allocation="er"`: convolutions count as the matrices that they
+    flatten to. As in the code all weights of sparse layers are then drawn anew, and their biases,
+    uniformly in +-sqrt(3 / fan-in), with the fan-in that each output has left: a trained model's
+    own are lost unless `redraw=False`. The code clips shares above 1; here the other layers get
+    what is over (our reading), so that the sparsity is exact.
+
     Attributes:
         subset: positions drawn, as a share of the live weights.
         scope: "global", or the same in each "layer".
+        initial: the first masks have "exact" counts, or the code's "bernoulli" ones, which the
+            first update brings to the sparsity.
+        redraw: False starts at the model's own weights.
 
     The other options are those of `SET`.
     """
@@ -46,12 +57,51 @@ class GSE(RigL):
     skip_step: bool = False
     subset: float = 1.0
     scope: Literal["global", "layer"] = "global"
+    initial: Literal["exact", "bernoulli"] = "exact"
+    redraw: bool = True
+    allocation: Allocation = field(default="er", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("scope", ("global", "layer"))
+        self._one_of("initial", ("exact", "bernoulli"))
+        if self.initial == "bernoulli" and self.allocation == "global":
+            raise self._wrong("initial='bernoulli' needs an allocation by layer, got 'global'")
         if self.subset <= 0:
             raise self._wrong(f"subset must be positive, got {self.subset}")
+
+    def _begin(self) -> None:
+        super()._begin()
+        if self.redraw:
+            self._draw_weights(_uniform)
+            self._draw_biases()
+            self._apply()
+
+    def _random_masks(self, sparsity: float) -> Masks:
+        if self.initial == "exact":
+            return super()._random_masks(sparsity)
+        amounts = self._state.amounts
+        counts = amounts.kept(sparsity)
+        assert isinstance(counts, dict)
+        numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
+        shares = {n: count / amounts.groups[n] for n, count in counts.items()}
+        return draws.bernoulli(numbers, self.pattern, shares)
+
+    def _draw_biases(self) -> None:
+        s = self._state
+        averaged = {} if s.ema is None else dict(s.ema.named_parameters())
+        names = {id(p): n for n, p in s.parameters.items()}
+        for layer, (module_name, module) in enumerate(s.model.named_modules()):
+            name = names.get(id(getattr(module, "weight", None)))
+            bias = getattr(module, "bias", None)
+            if name is None or bias is None or s.masks[name].all() or not bias.requires_grad:
+                continue
+            stream = random_stream(self.seed, 0, layer, 4)
+            drawn = torch.rand(bias.shape, generator=stream) * 2 - 1
+            drawn *= _bound(draws.fan_ins(s.masks[name]).clamp(min=1).cpu())
+            for tensor in (bias, averaged.get(f"{module_name}.bias".removeprefix("."))):
+                if tensor is not None:
+                    tensor.data.copy_(drawn)
 
     def _moved(self, masks: Masks, step: int) -> Masks:
         if self.scope == "global":
@@ -60,21 +110,31 @@ class GSE(RigL):
         return {name: mask for moved in each for name, mask in moved.items()}
 
     def _explored(self, masks: Masks, step: int) -> Masks:
-        """Masks of the same count over these layers."""
-        live = sum(self._live(masks).values())
+        """The masks of these layers after growing and dropping, of their budget's count."""
+        budget = self._budget(masks)
+        over = sum(self._live(masks).values()) - budget  # not 0 where it starts by Bernoulli's law
         missing = {n: self._subset(n, m, step) & ~m for n, m in masks.items()}
-        n = min(self._count(live, step), sum(self._live(missing).values()))
+        possible = sum(self._live(missing).values())
+        n = min(max(self._count(budget, step) - over, 0), possible)
         magnitudes, growth = self._magnitudes(step), self._growth(step)
         grown = self._top({name: growth[name] for name in masks}, n, missing)
         had, floors = self._live(grown), self._state.amounts.floors
         kept = best(
             {name: magnitudes[name] for name in masks},
-            k=live - n,
+            k=min(budget - n, budget + over),
             pattern=self.pattern,
             within=masks,
             floor={name: max(floors[name] - had[name], 0) for name in masks},
         )
         return {name: kept[name] | grown[name] for name in masks}
+
+    def _budget(self, masks: Masks) -> int:
+        """How many groups these layers keep."""
+        if self.initial == "exact":
+            return sum(self._live(masks).values())
+        counts = self._state.amounts.kept(self.sparsity)
+        assert isinstance(counts, dict)
+        return sum(counts[name] for name in masks)
 
     def _subset(self, name: str, mask: Tensor, step: int) -> Tensor:
         """The positions of a layer that are looked at."""
@@ -87,3 +147,11 @@ class GSE(RigL):
         drawn = torch.randint(groups.numel(), (int(self.subset * live),), generator=stream)
         found = torch.zeros(groups.numel(), dtype=torch.bool).index_fill(0, drawn, True)
         return expanded(found.view(groups.shape), mask.shape, self.pattern).to(mask.device)
+
+
+def _bound(fan_in: Tensor) -> Tensor:
+    return (3 / fan_in).sqrt()
+
+
+def _uniform(like: Tensor, mask: Tensor, stream: Generator) -> Tensor:
+    return draws.scaled_rows(like.uniform_(-1, 1, generator=stream), mask, _bound)

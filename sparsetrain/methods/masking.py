@@ -20,7 +20,7 @@ from sparsetrain.methods.loop import Loop
 from sparsetrain.methods.method import plain
 from sparsetrain.optim import Masked, local
 from sparsetrain.selection import patterns
-from sparsetrain.selection.allocate import ALLOCATIONS
+from sparsetrain.selection.allocate import ALLOCATIONS, Allocation
 from sparsetrain.selection.groups import live_groups
 from sparsetrain.selection.masks import (
     COUNTS,
@@ -66,7 +66,7 @@ class Masking(Loop):
         sparsity: share that is removed in the end, in [0, 1), of what `count` says.
         pattern: what is removed together; see `sparsetrain.selection.patterns`.
         allocation: "global", all layers' weights compete, or a share for each layer: "uniform",
-            "uniform+" or "erk"; see selection/allocate.py.
+            "uniform+", "erk" or "er"; see selection/allocate.py.
         exclude: layers that stay dense: names of modules or parameters and types of modules, or a
             function (name, module) -> bool.
         floor: share that each layer keeps at least, or {parameter name: share}.
@@ -76,9 +76,7 @@ class Masking(Loop):
 
     sparsity: float
     pattern: Pattern = field(default=UNSTRUCTURED, kw_only=True)
-    allocation: Literal["global", "uniform", "uniform+", "erk"] = field(
-        default="global", kw_only=True
-    )
+    allocation: Allocation = field(default="global", kw_only=True)
     exclude: Exclude = field(default=(), kw_only=True)
     floor: float | Mapping[str, float] = field(default=0.0, kw_only=True)
     count: Literal["prunable", "weights", "weights and biases", "parameters"] = field(

@@ -1,6 +1,6 @@
 """A model seen at other weights than its own; nothing of the model is changed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,8 @@ from torch.func import functional_call
 from sparsetrain.methods.masking import Masking
 from sparsetrain.shrink.record import arguments
 from sparsetrain.support.modes import quietly
+
+Batch = tuple[Any, Any]  # (input, target); the input as in `plan`'s sample
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class Probing(Masking):
     """
 
     loss_fn: Callable[[Any, Any], Tensor]
-    batches: Sequence[tuple[Any, Any]]
+    batches: Iterable[Batch]
     training: bool = field(default=True, kw_only=True)
 
     NEEDS_OPTIMIZER = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not len(self.batches):
+        if isinstance(self.batches, Sized) and not len(self.batches):
             raise self._wrong("needs at least one batch (input, target), got none")
 
     @contextmanager
@@ -58,12 +60,14 @@ class Probing(Masking):
         """What `loss_fn` gets for the model's output."""
         return output
 
-    def _gradients_at(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _gradients_at(
+        self, weights: Mapping[str, Tensor], batches: Iterable[Batch]
+    ) -> dict[str, Tensor]:
         """Gradients by these weights, summed over the batches."""
         leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
         total: list[Tensor] = []
         with self._looking():
-            for batch in self.batches:
+            for batch in batches:
                 loss = self._loss(batch, leaves)
                 grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 total = [t + g for t, g in zip(total, grads, strict=True)] if total else list(grads)

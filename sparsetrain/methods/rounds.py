@@ -4,16 +4,17 @@ Each round scores the network as pruned so far. After round r of T the share of 
 kept is (1 - sparsity)^(r / T), or falls on a line with `schedule="linear"`; the last is exact.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sparsetrain.methods.masking import Masking
-from sparsetrain.methods.probe import Probing, output_at
+from sparsetrain.methods.probe import Batch, Probing, output_at
 from sparsetrain.selection.masks import Masks
 from sparsetrain.selection.schedules import SHAPES
 from sparsetrain.support.modes import quietly
@@ -88,29 +89,62 @@ class SynFlow(Masking):
 class IterSNIP(Probing):
     r"""SNIP in rounds: score = | w * g |, g the gradient of the network as pruned so far.
 
-    What is pruned stays pruned. de Jorge et al., "Progressive Skeletonization: Trimming More Fat
-    from a Network at Initialization", ICLR 2021, arXiv:2006.09081; code naver/force, which takes 10
-    rounds by default (60 in its examples), 1 batch for 10 classes, 10 for 100, 20 for 200, and the
-    batches' statistics in batch norms.
+    What is pruned stays pruned. Each round's gradient is of new data: the next `per_round` of the
+    batches, from the front again where they end.
+
+    de Jorge et al., "Progressive Skeletonization: Trimming More Fat from a Network at
+    Initialization", ICLR 2021, arXiv:2006.09081; code naver/force, which takes 10 rounds by default
+    (60 in its examples), a new draw of 1 batch for 10 classes, 10 for 100, 20 for 200 in each, and
+    the batches' statistics in batch norms.
 
     Attributes:
+        batches: also a loader or a generator; it is asked for as many as the rounds need.
         rounds, schedule: see `SynFlow`.
+        per_round: batches that a round's gradient is summed over.
+        reuse: all batches in every round, in place of new ones.
     """
 
     rounds: int = 10
     schedule: Literal["exponential", "linear"] = "exponential"
+    per_round: int = field(default=1, kw_only=True)
+    reuse: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self)
+        if self.per_round < 1:
+            raise self._wrong(f"per_round must be 1 or more, got {self.per_round}")
+
+    MONOTONE: ClassVar[bool] = True
 
     def _begin(self) -> None:
-        self._change(_in_rounds(self, self._scores, self.rounds, self.schedule, monotone=True))
+        drawn = list(self.batches) if self.reuse else self._endless()
 
-    def _scores(self, masks: Masks) -> dict[str, Tensor]:
+        def scores(masks: Masks) -> dict[str, Tensor]:
+            return self._scores(masks, drawn if self.reuse else islice(drawn, self.per_round))
+
+        masks = _in_rounds(self, scores, self.rounds, self.schedule, monotone=self.MONOTONE)
+        self._change(masks)
+
+    def _endless(self) -> Iterator[Batch]:
+        """The batches, from the front again where they end."""
+        given = 0
+        while True:
+            before = given
+            for batch in self.batches:
+                given += 1
+                yield batch
+            if given == before:
+                raise self._wrong(
+                    f"needs {self.rounds * self.per_round} batches for {self.rounds} rounds of"
+                    f" {self.per_round}, and batches gives {given}, not from the front again; give"
+                    " a list or a loader"
+                )
+
+    def _scores(self, masks: Masks, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """|w * g|; 0 where it is pruned, since w is."""
         weights = {n: self._state.parameters[n].detach() * mask for n, mask in masks.items()}
-        grads = self._gradients_at(weights)
+        grads = self._gradients_at(weights, batches)
         return {n: (w * grads[n]).abs() for n, w in weights.items()}
 
 
@@ -122,12 +156,11 @@ class FORCE(IterSNIP):
     round chooses among all weights. Paper, code and options: `IterSNIP`.
     """
 
-    def _begin(self) -> None:
-        self._change(_in_rounds(self, self._scores, self.rounds, self.schedule, monotone=False))
+    MONOTONE: ClassVar[bool] = False
 
-    def _scores(self, masks: Masks) -> dict[str, Tensor]:
+    def _scores(self, masks: Masks, batches: Iterable[Batch]) -> dict[str, Tensor]:
         weights = {n: p.detach() for n, p in self._state.parameters.items()}
-        grads = self._gradients_at({n: w * masks[n] for n, w in weights.items()})
+        grads = self._gradients_at({n: w * masks[n] for n, w in weights.items()}, batches)
         return {n: (w * grads[n]).abs() for n, w in weights.items()}
 
 

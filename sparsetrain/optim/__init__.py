@@ -7,5 +7,6 @@ from sparsetrain.optim.sgd import SGD as SGD
 from sparsetrain.optim.state import clear_ as clear_
 from sparsetrain.optim.state import local as local
 from sparsetrain.optim.state import replace_ as replace_
+from sparsetrain.optim.state import reset_ as reset_
 from sparsetrain.optim.state import set_data_ as set_data_
 from sparsetrain.optim.state import state_like as state_like

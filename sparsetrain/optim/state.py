@@ -34,6 +34,16 @@ def clear_(parameter: Tensor, mask: Tensor, optimizer: Optimizer | None) -> None
         local(tensor).masked_fill_(pruned, 0)
 
 
+@torch.no_grad()
+def reset_(optimizer: Optimizer | None) -> None:
+    """Momentum back to 0 for all parameters; an optimizer with other state starts as a new one."""
+    for parameter, own in [] if optimizer is None else list(optimizer.state.items()):
+        if own.keys() - {"momentum_buffer"}:
+            del optimizer.state[parameter]
+        elif own.get("momentum_buffer") is not None:
+            own["momentum_buffer"].zero_()
+
+
 def set_data_(tensor: Tensor, data: Tensor) -> None:
     """Give a tensor that others hold (a parameter, its gradient, its state) data of any shape."""
     # autograd keeps a leaf's accumulator, with its old shape, as long as some graph is alive;

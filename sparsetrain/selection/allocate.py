@@ -7,6 +7,8 @@
     erk       a layer's share grows with (sum of its shape) / (product of its shape). Evci et al.,
               "Rigging the Lottery", ICML 2020, arXiv:1911.11134; layers whose share would exceed 1
               are dense, as in its code (google-research/rigl, sparse_utils.py)
+    er        the same with the weight as a matrix: (fan-in + outputs) / (fan-in * outputs). Mocanu
+              et al., Nature Communications 2018, arXiv:1707.04780; convolutions as in GSE's code
 
 Shares become counts whose sum is exactly what was asked: rounded down, then one more for the
 layers with the largest remainders, the first of equals first.
@@ -14,8 +16,10 @@ layers with the largest remainders, the first of equals first.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-ALLOCATIONS = ("global", "uniform", "uniform+", "erk")
+ALLOCATIONS = ("global", "uniform", "uniform+", "er", "erk")
+Allocation = Literal["global", "uniform", "uniform+", "er", "erk"]
 LAST_LAYER_SHARE = 0.2
 Shapes = Mapping[str, Sequence[int]]
 
@@ -33,7 +37,7 @@ def kept_by_layer(
         shapes: layer -> shape of its weight, in the network's order.
         groups: layer -> how many groups it has; entries, where the pattern is unstructured.
         k: groups kept over all layers, between 0 and all.
-        allocation: "uniform", "uniform+" or "erk".
+        allocation: "uniform", "uniform+", "erk" or "er".
         floor: layer -> groups that it keeps at least; the others give what that takes.
 
     Raises:
@@ -47,7 +51,7 @@ def kept_by_layer(
     fixed: dict[str, int] = {}
     if allocation == "uniform+":
         fixed = _ends(groups, k)
-    worth = {n: _erk(shapes[n]) if allocation == "erk" else 1.0 for n in groups}
+    worth = {n: _worth(shapes[n], allocation) for n in groups}
     while True:
         free = {n: worth[n] for n in groups if n not in fixed}
         counts = _spread(free, groups, k - sum(fixed.values()))
@@ -82,8 +86,12 @@ def _ends(groups: Mapping[str, int], k: int) -> dict[str, int]:
     return fixed
 
 
-def _erk(shape: Sequence[int]) -> float:
-    return sum(shape) / math.prod(shape)
+def _worth(shape: Sequence[int], allocation: str) -> float:
+    """What a layer's share is proportional to."""
+    if allocation in ("uniform", "uniform+"):
+        return 1.0
+    sides = shape if allocation == "erk" else (shape[0], math.prod(shape[1:]))
+    return sum(sides) / math.prod(shape)
 
 
 def _spread(worth: Mapping[str, float], groups: Mapping[str, int], k: int) -> dict[str, int]:

@@ -76,6 +76,8 @@ def test_acdc_restarts_pruned_weights_at_zero():
     for step in range(1, 26):
         optimizer.zero_grad()
         model[0].weight.grad = torch.randn(10, 10)
+        if 15 < step <= 20:  # dense: what was pruned is wanted
+            model[0].weight.grad[~masks[10]] = -9.0
         before = method.masks["0.weight"]
         method.after_backward()
         if method.pruned_at(step - 1) and not method.pruned_at(step):
@@ -87,6 +89,49 @@ def test_acdc_restarts_pruned_weights_at_zero():
         assert torch.equal(model[0].weight != 0, masks[-1])
     assert masks[15].all()
     assert (masks[20] & ~masks[10]).any()  # what was pruned may return
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_acdc_as_its_loop_would_be_written(reset):
+    """Phases of 2 compressed and 2 dense steps; momentum of all restarts with each dense phase."""
+    torch.manual_seed(0)
+    grads = torch.randn(12, 10, 10)
+    w = torch.randn(10, 10)
+    model = nn.Sequential(nn.Linear(10, 10, bias=False))
+    model[0].weight.data.copy_(w)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-2)
+    shares = {"warmup": 2 / 12, "compressed": 2 / 12, "dense": 2 / 12}
+    method = ACDC(0.7, 12, **shares, last_dense=0, finetune=2 / 12, reset_momentum=reset)
+    method.start(model, optimizer)
+    assert method.switches == [2, 4, 6, 8, 10]
+    momentum, mask = torch.zeros(10, 10), torch.ones(10, 10)
+    for step, grad in enumerate(grads):
+        model[0].weight.grad = grad.clone()
+        method.after_backward()
+        if step in (2, 6, 10):
+            mask = (w.abs() >= w.abs().flatten().sort(descending=True).values[29]).float()
+            w, momentum = w * mask, momentum * mask
+        if step in (4, 8):
+            mask = torch.ones(10, 10)
+            momentum = torch.zeros(10, 10) if reset else momentum
+        optimizer.step()
+        momentum = 0.9 * momentum + grad * mask + 1e-2 * w
+        w = (w - 0.1 * momentum) * mask
+        method.after_step()
+        torch.testing.assert_close(model[0].weight.detach(), w, rtol=1e-6, atol=1e-7)
+
+
+def test_an_optimizer_with_other_state_starts_the_dense_phase_as_new():
+    model = nn.Sequential(nn.Linear(10, 10, bias=False))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    method = ACDC(0.8, 100)
+    method.start(model, optimizer)
+    for step in range(1, 17):
+        model[0].weight.grad = torch.randn(10, 10)
+        method.after_backward()
+        optimizer.step()
+        method.after_step()
+        assert optimizer.state[model[0].weight]["step"] == (1 if step == 16 else step)
 
 
 def test_acdc_phases_must_fit():

@@ -68,10 +68,64 @@ def test_scope_says_what_is_ranked_together(scope):
     assert (after == before) == (scope == "layer")
 
 
+def test_it_starts_by_the_layers_as_matrices_with_fresh_weights():
+    """Shares of (fan-in + outputs) / (fan-in * outputs), entries within sqrt(3 / fan-in)."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(4, 32, 3), nn.Conv2d(32, 64, 3, bias=False), nn.Linear(64, 48))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    method = GSE(0.9, 4, interval=2, end=1.0)
+    method.start(model, torch.optim.SGD(model.parameters(), 0.1))
+    sides = {"0.weight": (36, 32), "1.weight": (288, 64), "2.weight": (64, 48)}
+    total = sum(i * o for i, o in sides.values())
+    scale = 0.1 * total / sum(i + o for i, o in sides.values())
+    assert sum(int(m.sum()) for m in method.masks.values()) == total - round(0.9 * total)
+    for (name, mask), layer in zip(method.masks.items(), model, strict=True):
+        assert abs(int(mask.sum()) - scale * sum(sides[name])) <= 1
+        bound = (3 / mask.flatten(1).sum(1).clamp(min=1)).sqrt()
+        rows = layer.weight.detach().flatten(1).abs()
+        assert (rows <= bound[:, None]).all()
+        live = (rows / bound[:, None])[mask.flatten(1)]
+        assert float(live.mean()) == pytest.approx(0.5, abs=0.05)
+        assert (layer.weight[mask] != before[name][mask]).all()
+        if layer.bias is not None:
+            assert (layer.bias.abs() <= bound).all()
+            assert (layer.bias.detach() != before[name.replace("weight", "bias")]).all()
+
+
+def test_the_models_own_weights_are_a_named_option():
+    model = nn.Linear(20, 20)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    method = GSE(0.8, 4, interval=2, end=1.0, redraw=False)
+    method.start(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert torch.equal(model.weight, weight * method.masks["weight"])
+    assert torch.equal(model.bias, bias)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_masks_by_bernoullis_law_come_to_the_sparsity_at_the_first_update(scope):
+    ends = []
+    for seed in range(6):
+        model = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 10))
+        options = {"initial": "bernoulli", "scope": scope, "seed": seed}
+        method = GSE(0.8, 4, interval=2, end=1.0, **options)
+        method.start(model, torch.optim.SGD(model.parameters(), 0.0))
+        first = sum(int(m.sum()) for m in method.masks.values())
+        for _ in range(2):
+            for parameter in model.parameters():
+                parameter.grad = torch.rand_like(parameter)
+            method.after_backward()
+            method.after_step()
+        ends.append((first, sum(int(m.sum()) for m in method.masks.values())))
+    assert {end for _, end in ends} == {400}
+    assert len({first for first, _ in ends}) > 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"subset": 0.0}, "GSE: subset must be positive, got 0.0"),
+        ({"initial": "some"}, "initial is one of exact, bernoulli, got 'some'"),
+        ({"initial": "bernoulli", "allocation": "global"}, "needs an allocation by layer, got 'gl"),
         ({"scope": "net"}, "scope is one of global, layer, got 'net'"),
     ],
 )

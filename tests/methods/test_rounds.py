@@ -181,7 +181,7 @@ def test_iter_snip_prunes_by_the_network_that_is_left():
         with torch.no_grad():
             for w, m in zip(weights, mask.split([w.numel() for w in weights]), strict=True):
                 w.mul_(m.view_as(w))
-    method = IterSNIP(0.8, cross_entropy, BATCHES, rounds=3)
+    method = IterSNIP(0.8, cross_entropy, BATCHES, rounds=3, reuse=True)
     started(method, model)
     assert (flat(method.masks) != mask).sum() <= 2  # sums of the batches round differently
 
@@ -189,7 +189,7 @@ def test_iter_snip_prunes_by_the_network_that_is_left():
 def test_force_lets_weights_return():
     model, dense = network(), network()
     weights = {n: p.detach() for n, p in dense.named_parameters() if p.dim() > 1}
-    first = IterSNIP(1 - 0.1**0.5, cross_entropy, BATCHES, rounds=1)
+    first = IterSNIP(1 - 0.1**0.5, cross_entropy, BATCHES, rounds=1, reuse=True)
     started(first, model)  # the first round is SNIP's for both
     loss = sum(cross_entropy(model(x), y) for x, y in BATCHES)
     grads = torch.autograd.grad(loss, [model.get_parameter(n) for n in weights])
@@ -198,7 +198,7 @@ def test_force_lets_weights_return():
     )
     best = score.argsort(descending=True, stable=True)[: 368 - round(368 * 0.9)]
     wanted = torch.zeros(368, dtype=torch.bool).index_fill(0, best, True)
-    method = FORCE(0.9, cross_entropy, BATCHES, rounds=2)
+    method = FORCE(0.9, cross_entropy, BATCHES, rounds=2, reuse=True)
     model = started(method)
     assert (flat(method.masks) != wanted).sum() <= 2
     assert (flat(method.masks) & ~flat(first.masks)).any()
@@ -210,7 +210,7 @@ def test_one_round_is_snip():
     for kind in (IterSNIP, FORCE):
         found = []
         for method in (
-            kind(0.7, cross_entropy, BATCHES, rounds=1),
+            kind(0.7, cross_entropy, BATCHES, rounds=1, per_round=2),
             SNIP(0.7, cross_entropy, BATCHES, training=True),
         ):
             started(method)
@@ -218,11 +218,58 @@ def test_one_round_is_snip():
         assert torch.equal(*found)
 
 
+def plain_rounds(monotone, rounds, batches):
+    """The code's loop in its own words: a new batch for each gradient, d^(k/T) of all are kept."""
+    model = network()
+    dense = [p.detach().clone() for p in model.parameters() if p.dim() > 1]
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    mask = torch.ones(368, dtype=torch.bool)
+    for k in range(1, rounds + 1):
+        x, y = batches[(k - 1) % len(batches)]
+        grads = torch.autograd.grad(cross_entropy(model(x), y), weights)
+        by = weights if monotone else dense
+        score = torch.cat([(w * g).abs().flatten() for w, g in zip(by, grads, strict=True)])
+        score = score.masked_fill(~mask, -1) if monotone else score
+        kept = 368 - round(368 * (1 - 0.2 ** (k / rounds)))
+        mask = torch.zeros_like(mask).index_fill(0, score.topk(kept).indices, True)
+        with torch.no_grad():
+            parts = mask.split([w.numel() for w in weights])
+            for w, d, m in zip(weights, dense, parts, strict=True):
+                w.copy_(d * m.view_as(d))
+    return mask
+
+
+@pytest.mark.parametrize("kind", [IterSNIP, FORCE])
+def test_each_round_sees_new_data(kind):
+    torch.manual_seed(5)
+    many = [(torch.randn(12, 8), torch.arange(12) % 3) for _ in range(4)]
+    for batches in (many, many[:2]):
+        method = kind(0.8, cross_entropy, batches, rounds=4)
+        started(method)
+        wanted = plain_rounds(kind is IterSNIP, 4, batches)
+        assert torch.equal(flat(method.masks), wanted)
+
+
+def test_rounds_draw_from_a_generator_what_they_need():
+    def endless():
+        while True:
+            drawn.append(len(drawn))
+            yield X, Y
+
+    drawn = []
+    started(FORCE(0.5, cross_entropy, endless(), rounds=3, per_round=2))
+    assert len(drawn) == 6
+    short = iter(BATCHES)
+    with pytest.raises(ValueError, match="needs 3 batches for 3 rounds of 1, .* gives 2, not from"):
+        started(IterSNIP(0.5, cross_entropy, short, rounds=3))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: SynFlow(0.5, X, rounds=0), "SynFlow: rounds must be 1 or more, got 0"),
         (lambda: FORCE(0.5, cross_entropy, BATCHES, 0), "FORCE: rounds must be 1 or more, got 0"),
+        (lambda: FORCE(0.5, cross_entropy, BATCHES, per_round=0), "per_round must be 1 or more"),
         (lambda: SynFlow(0.5, X, schedule="cubic"), "schedule is one of exponential, linear, got"),
         (lambda: FORCE(0.5, cross_entropy, BATCHES, pattern=patterns.NM(2, 4)), "has no meaning"),
     ],

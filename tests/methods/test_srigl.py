@@ -54,15 +54,113 @@ def test_a_neuron_without_salient_weights_goes_by_hand():
     assert torch.equal(mask, wanted.bool())
 
 
-def test_a_larger_share_for_fewer_neurons_by_hand():
-    # Of budget 8 two neurons have 4 each: their kept ones, then the largest gradients.
+def test_no_more_neurons_go_than_leave_room_for_the_weights_by_hand():
+    # Two neurons have 1 salient weight of 2 needed. 8 weights fill ceil(8 / 6) = 2 neurons, and the
+    # next best one sets what is needed: 1, so that all stay, and the fan-in is 2 again.
     grad = GRAD.clone()
     grad[1, 3] = 0.5
     weight = WEIGHT.clone()
-    weight[3] *= 0.03  # one weight of each of the last two neurons is salient, of 2 needed
+    weight[3] *= 0.03
     mask = update(m := method(1.0), start(m, weight, weight != 0), grad)
-    wanted = torch.tensor([[1, 1, 0, 0, 1, 1], [1, 1, 1, 0, 1, 0], [0] * 6, [0] * 6])
+    assert mask.sum(1).tolist() == [2, 2, 2, 2]
+
+
+def test_slots_of_a_removed_neuron_are_spent_on_others_by_hand():
+    # Salient: 9, 8, 7, 6, 0.3, 0.2 and the gradients 9 and 8. Neuron 2 has one weight among the
+    # largest, and 2 are needed; without it the sixth largest weight is 0.1, of neuron 3.
+    weight = WEIGHT.clone()
+    weight[2] = torch.tensor([0, 0, 0, 0, 0.05, 0.3])
+    weight[3] = torch.tensor([0, 0.2, 0, 0.1, 0, 0])
+    grad = torch.zeros_like(GRAD)
+    grad[3, 0], grad[3, 2] = 9.0, 8.0
+    mask = update(m := method(1.0), start(m, weight, weight != 0), grad)
+    wanted = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0] * 6, [0, 1, 0, 1, 0, 0]])
     assert torch.equal(mask, wanted.bool())
+
+
+def plain_update(w, g, mask, budget, drop, gamma):
+    """The code's step in plain loops, weights and gradients without ties."""
+    outputs, inputs = mask.shape
+    w, g = w.abs(), g.abs()
+    ones = int(mask.sum())
+    prune = int(ones * drop)
+    keep = min(ones - prune, int((w != 0).sum()))
+    prune = ones - keep
+    salient = torch.zeros(mask.numel(), dtype=torch.bool)
+    salient[w.flatten().sort(descending=True).indices[:keep]] = True
+    salient[g.flatten().sort(descending=True).indices[:prune]] = True
+    counts = salient.view_as(mask).sum(1).tolist()
+    order = sorted(range(outputs), key=lambda i: counts[i], reverse=True)
+    least = ones // inputs if ones % inputs == 0 else ones // inputs + 1
+    needed = max(1, int(gamma * (budget // outputs)))
+    if counts[order[least]] < needed:
+        needed = counts[order[least]]
+    gone = [i for i in range(outputs) if counts[i] < needed]
+    if budget // (outputs - len(gone)) > inputs:
+        gone = order[least:]
+    fan_in = budget // (outputs - len(gone))
+    score = w.clone()
+    score[gone] = -1
+    chosen = score.flatten().topk(keep).indices
+    kept = torch.zeros(mask.numel(), dtype=torch.bool)
+    kept[chosen[score.flatten()[chosen] > 0]] = True
+    kept = kept.view_as(mask)
+    new = torch.zeros_like(kept)
+    for i in (i for i in range(outputs) if i not in gone):
+        stay = [j for j in w[i].sort(descending=True).indices.tolist() if kept[i, j]][:fan_in]
+        grow = [j for j in g[i].sort(descending=True).indices.tolist() if j not in stay]
+        grow = [j for j in grow if not kept[i, j] or len(stay) == fan_in]
+        new[i, stay + grow[: fan_in - len(stay)]] = True
+    return new
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.3, 0.9, 1.0])
+def test_an_update_is_that_of_plain_loops(gamma):
+    torch.manual_seed(3)
+    for density in (0.1, 0.25, 0.5):
+        for _ in range(10):
+            mask = torch.zeros(16, 20, dtype=torch.bool)
+            fan_in = int(20 * density)
+            for i in range(16):
+                mask[i, torch.randperm(20)[:fan_in]] = True
+            weight = torch.randn(16, 20) * torch.rand(16, 1) ** 3 * mask
+            grad = torch.randn(16, 20) * torch.rand(16, 1) ** 3
+            m = SRigL(
+                1 - fan_in / 20, 4, 2, fraction=0.6, end=1.0, allocation="uniform", gamma=gamma
+            )
+            found = update(m, start(m, weight, mask), grad)
+            assert torch.equal(found, plain_update(weight, grad, mask, 16 * fan_in, 0.3, gamma))
+
+
+def test_it_starts_with_fresh_weights_of_the_deviation_that_the_fan_in_has():
+    model = nn.Sequential(nn.Linear(400, 300), nn.Linear(300, 200), nn.Linear(200, 100))
+    before = [layer.weight.detach().clone() for layer in model]
+    m = SRigL(0.9, 100, 10, exclude=["2"], allocation="uniform")
+    m.start(model, torch.optim.SGD(model.parameters(), 0.1))
+    for layer, old in zip(model[:2], before, strict=False):
+        fan_ins = (layer.weight != 0).sum(1)
+        assert (fan_ins == layer.in_features // 10).all()
+        live = layer.weight.detach()[layer.weight != 0]
+        assert float(live.std() * fan_ins[0]) == pytest.approx(2, rel=0.03)
+        assert (live != old[layer.weight != 0]).all()
+    assert torch.equal(model[2].weight, before[2])
+    own = nn.Linear(50, 40)
+    kept = SRigL(0.5, 100, 10, allocation="uniform", redraw=False)
+    dense = own.weight.detach().clone()
+    kept.start(own, torch.optim.SGD(own.parameters(), 0.1))
+    assert torch.equal(own.weight, dense * kept.masks["weight"])
+
+
+def test_dense_layers_and_the_last_update_rest():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 64), nn.Linear(64, 64), nn.Linear(64, 4))
+    m = SRigL(0.8, 40, interval=5, end=0.5)
+    m.start(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert m.masks["0.weight"].all()
+    assert [m.updates.first, m.updates.last] == [5, 15]
+    for parameter in model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    m.after_backward(4)
+    assert m.masks["0.weight"].all()
 
 
 def test_without_removal_all_neurons_stay_and_grow_by_gradient():
@@ -92,7 +190,8 @@ def test_fan_in_is_constant_after_each_update_of_a_convolution():
             left = fan_ins[fan_ins > 0]
             assert (left == left[0]).all()
             assert left.sum() <= budgets[name] + len(fan_ins)
-    assert m.masks["1.weight"].flatten(1).any(1).tolist() == [False] * 6 + [True] * 6
+    assert not m.masks["1.weight"][:6].any()
+    assert m.masks["1.weight"].any()
     assert m.masks["2.weight"].flatten(1).any(1).all()
 
 
