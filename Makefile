@@ -1,5 +1,6 @@
 # make demo       run the demonstration       make demo ARGS="--epochs 2"
 # make test       run the tests               make test ARGS="-k topk"
+# make test-isas  run those that compute under each lower instruction set that this machine has
 # make lint       check style and types
 # make format     put the code into that style
 # make gallery    write docs/gallery.md; .venv needs torchvision, timm and transformers
@@ -11,9 +12,17 @@
 # Each sets up first what it needs. PYTHON=python3.12 make ... picks the interpreter, CXX the compiler.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format gallery sanitize build clean distclean
+.PHONY: help demo test test-isas lint format gallery sanitize build clean distclean
 
 cpp := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# A process a core, each a share of the tests that lie together; ARGS="-n 0" runs them in one.
+workers := -n auto --dist worksteal
+computing := $(addprefix tests/,methods nn ops optim scores shrink swap test_select.py test_execution.py test_train.py)
+export define lower_isas
+from sparsetrain.support.machine import INSTRUCTION_SETS, instruction_set
+print(*INSTRUCTION_SETS[: INSTRUCTION_SETS.index(instruction_set())])
+endef
 
 # A moved clone or another PYTHON is another set-up.
 ready := .venv/.ready-$(shell { pwd; echo '$(PYTHON)'; } | cksum | cut -d' ' -f1)
@@ -25,7 +34,15 @@ demo: $(ready)
 	@.venv/bin/sparsetrain demo $(ARGS)
 
 test: $(ready)
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest $(workers) $(ARGS)
+
+# The highest set is what make test ran.
+test-isas: $(ready)
+	@for isa in $$(.venv/bin/python -c "$$lower_isas"); do \
+		echo "sparsetrain: tests under $$isa"; \
+		SPARSETRAIN_ISA=$$isa ATEN_CPU_CAPABILITY=$$isa \
+			.venv/bin/pytest $(workers) $(computing) $(ARGS) || exit 1; \
+	done
 
 # The variable: pyright need not ask the package index whether it is the newest.
 lint: $(ready)
@@ -50,7 +67,7 @@ sanitize:
 		$(or $(CXX),c++) -std=c++17 -O1 -g -ffp-contract=off -Wall -pthread \
 			-fsanitize=address,undefined -fno-sanitize-recover=all \
 			tests/csrc/$$test.cpp -o build/sanitize_$$test || exit 1; \
-		for isa in baseline avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize_$$test || exit 1; done \
+		for isa in default avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize_$$test || exit 1; done \
 	done
 
 build: $(ready)

@@ -8,8 +8,8 @@
 // Loops that intrinsics say better have one function an instruction set, marked SPARSETRAIN_AVX2 or
 // SPARSETRAIN_AVX512, and switch on isa() themselves.
 //
-// SPARSETRAIN_ISA=baseline, avx2 or avx512 in the environment is the highest set used, for tests
-// and for comparisons; what the machine lacks is never used.
+// SPARSETRAIN_ISA=default, avx2 or avx512 in the environment is the highest set used, for tests and
+// for comparisons, as ATEN_CPU_CAPABILITY is for torch; what the machine lacks is never used.
 #pragma once
 #include <algorithm>
 #include <cstdlib>
@@ -46,8 +46,8 @@ inline Isa supported_isa() {
 inline Isa allowed_isa() {
   const char* variable = std::getenv("SPARSETRAIN_ISA");
   const std::string highest = variable ? variable : "";
-  if (highest == "baseline") return Isa::kBaseline;
-  return highest == "avx2" ? Isa::kAvx2 : Isa::kAvx512;
+  if (highest.empty() || highest == "avx512") return Isa::kAvx512;
+  return highest == "avx2" ? Isa::kAvx2 : Isa::kBaseline;
 }
 
 inline Isa isa() {

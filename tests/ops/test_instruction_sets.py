@@ -14,7 +14,7 @@ TESTS = [f"tests/ops/test_{name}.py" for name in ("spmm", "sddmm", "spmv", "topk
 SOME = "topk_plan or few or nan or bf16 or blocks or follows or (reference and (131 or 7))"
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["default", "avx2"])
 def test_every_instruction_set(isa):
     command = [sys.executable, "-m", "pytest", "-q", *TESTS, "-k", SOME]
     environment = {**os.environ, "SPARSETRAIN_ISA": isa}
