@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import checkpoint
+from sparsetrain import checkpoint, models
 from sparsetrain.data import load
 from sparsetrain.selection.schedules import learning_rate
 from sparsetrain.training import runs
@@ -216,12 +216,43 @@ def test_rounds_that_do_not_fit_into_the_run():
         train(replace(QUICK, method="drive", dense_epochs=2, epochs=2))
 
 
-def test_layers_that_torch_computes_wrongly_are_refused(monkeypatch):
-    narrow = replace(QUICK, model="resnet20", width=0.25, epochs=1)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    with pytest.raises(ValueError, match=r"shortcut.0 is a 1x1 convolution with 4 input channels"):
-        train(narrow)
-    assert train(replace(narrow, channels_last=False)).finished
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_layers_that_torch_computes_wrongly_have_another_layout(capability, monkeypatch):
+    """The same one on every machine: a strided 1x1 convolution of 4 inputs, in channels_last."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    seen = []
+    model = models.build("resnet20", classes=10, width=0.25)
+    run = train(replace(QUICK, epochs=1), model=_watched(model, seen))
+    assert run.finished
+    assert run.config.channels_last
+    assert seen
+    assert all(seen)
+
+
+def _watched(model, seen):
+    """Notes for each step whether a 1x1 convolution's input and weight are laid out row by row."""
+
+    def see(module, args):
+        if module.training:
+            seen.append(args[0].is_contiguous() and module.weight.is_contiguous())
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            module.register_forward_pre_hook(see)
+    return model
+
+
+def test_the_layout_follows_what_is_removed():
+    """Where channels go while training, and a 1x1 convolution becomes narrow by that."""
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 1, 2), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
+    )
+    options = {"method": "l2", "flops": 0.4, "set": "at=3", "epochs": 1}
+    run = train(replace(QUICK, **options), model=model)
+    assert model[2].in_channels < 8
+    assert run.layout == torch.contiguous_format
+    assert model[0].weight.is_contiguous()
 
 
 def test_learning_rates():

@@ -46,8 +46,7 @@ class ActivationDensity(Shrinking):
             ("l1") or at "random"; with fresh weights it does not matter.
         residual: a residual stage's width follows the density behind its sums ("shared"), or only
             widths inside blocks change ("internal").
-        round_to: widths are multiples of this; 1 is the paper's rule, `sparsetrain.plan` says what
-            runs well and what to beware of below 8.
+        round_to: widths are multiples of this; 1 is the paper's rule, see `sparsetrain.plan`.
 
     The other options are those of `Shrinking`.
     """
@@ -62,7 +61,7 @@ class ActivationDensity(Shrinking):
     init: Literal["fresh", "inherit"] = "fresh"
     select: Literal["channel_density", "l1", "random"] = "channel_density"
     residual: Literal["shared", "internal"] = "shared"
-    round_to: int | None = field(default=1, kw_only=True)
+    round_to: int | Literal["machine"] | None = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,7 +181,7 @@ class ActivationDensity(Shrinking):
             self.sample,
             lambda model, graph: self._scores(model, graph, by_channel),
             widths={name: graph[name].width * density for name, density in densities.items()},
-            round_to=self.round_to,
+            round_to=self._round_to,
             min_channels=self.min_channels,
             protect=self.protect,
             graph=graph,

@@ -111,7 +111,7 @@ class InRounds(Shrinking):
             score,
             **{what: min(share * whole / COSTS[what](graph, None), 1.0)},
             allocation=self.allocation,
-            round_to=self.round_to,
+            round_to=self._round_to,
             min_channels=self.min_channels,
             protect=self.protect,
             graph=graph,

@@ -42,6 +42,11 @@ class Method:
         return {}
 
     @property
+    def of_machine(self) -> dict[str, Any]:
+        """Options that were left to the machine, as it decided them; part of a run's record."""
+        return {}
+
+    @property
     def lengths(self) -> Fraction:
         """Steps of the whole training, in lengths of the learning rate's schedule."""
         return Fraction(1)

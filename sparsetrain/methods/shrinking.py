@@ -20,6 +20,7 @@ from sparsetrain.methods.method import plain
 from sparsetrain.methods.redraw import Laws, fan_ins, laws_of, redraw_, rescale_
 from sparsetrain.selection.patterns import Channel, Pattern
 from sparsetrain.shrink import Graph, Plan, protected, trace
+from sparsetrain.shrink.rounding import MACHINE, machine_round_to
 
 REINIT = ("keep", "rescale", "fresh")
 
@@ -37,12 +38,13 @@ class Shrinking(Loop):
 
     Attributes:
         pattern: only `Channel()`; said so that it can be asked for as with other methods.
-        round_to, min_channels, protect: see `sparsetrain.plan`.
+        round_to, min_channels, protect: see `sparsetrain.plan`; what round_to="machine" means is
+            decided at the start, and kept where a run goes on elsewhere.
         seed: of what the method draws, by generators of its own.
     """
 
     pattern: Pattern = field(default=Channel(), kw_only=True)
-    round_to: int | None = field(default=None, kw_only=True)
+    round_to: int | Literal["machine"] | None = field(default=None, kw_only=True)
     min_channels: int = field(default=1, kw_only=True)
     protect: Collection[str] = field(default=(), kw_only=True)
     seed: int = field(default=0, kw_only=True)
@@ -71,6 +73,18 @@ class Shrinking(Loop):
 
     def _look(self, graph: Graph) -> None:
         """At the traced model, before training."""
+
+    @property
+    def of_machine(self) -> dict[str, Any]:
+        found = self._state.memory.get("round_to")
+        return {} if found is None else {"round_to": found}
+
+    @property
+    def _round_to(self) -> int | None:
+        """A number, or None for the default."""
+        if self.round_to != MACHINE:
+            return self.round_to
+        return self._state.memory.setdefault("round_to", machine_round_to(self._state.model))
 
     @property
     def _sample(self) -> Any:

@@ -37,7 +37,7 @@ def layer_thunks(site: Site, calls: Calls, training: bool) -> dict[str, Thunk]:
 
 def _has_other_layout(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether channels_last is another memory format, and one that torch computes rightly."""
-    right = layer.in_channels // layer.groups >= 8  # see training.assembly.check_layout
+    right = layer.in_channels // layer.groups >= 8  # see training.assembly.laid_out
     return right and x.dim() == 4 and not x.is_contiguous(memory_format=LAST)
 
 

@@ -1,10 +1,9 @@
 """What a run's settings make: its network, its optimizer, its pruning method."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -98,7 +97,7 @@ def _inputs(setting: Setting) -> Mapping[str, Any]:
 
 
 def _stages(setting: Setting) -> Mapping[str, Any]:
-    """Densities by epoch; widths that every layout computes right: `check_layout`."""
+    """Densities by epoch; widths that run well."""
     return {"interval": setting.epoch_steps, "round_to": 8}
 
 
@@ -194,21 +193,23 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     )
 
 
-def check_layout(config: Config, model: nn.Module) -> None:
-    """Refuse what torch computes wrongly: oneDNN's AVX2 kernel, seen in torch 2.13.
+def laid_out(config: Config, model: nn.Module) -> Config:
+    """The config, in channels_last only where torch computes this model rightly in it.
 
-    The weight gradient of a channels_last 1x1 convolution with fewer than 8 input channels is
-    wrong there, or never ends.
+    oneDNN's AVX2 kernel (seen in torch 2.13) gets the weight gradient of a strided 1x1 convolution
+    with fewer than 8 input channels wrong, and writes beyond its memory. A machine with AVX-512 has
+    another kernel; the layout is the same on both, so that a run can move from one to the other.
     """
-    capability = torch.backends.cpu.get_cpu_capability()
-    if config.torch_device.type != "cpu" or not config.channels_last or "AVX512" in capability:
-        return
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            inputs = module.in_channels // module.groups
-            if inputs < 8:
-                raise ValueError(
-                    f"{name} is a 1x1 convolution with {inputs} input channels; in channels_last"
-                    " torch computes wrong gradients for fewer than 8 on this CPU: say"
-                    " --no-channels-last"
-                )
+    may_be_wrong = config.channels_last and config.torch_device.type == "cpu"
+    if may_be_wrong and any(map(_is_computed_wrongly, model.modules())):
+        return replace(config, channels_last=False)
+    return config
+
+
+def _is_computed_wrongly(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and tuple(module.kernel_size) == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 8
+    )

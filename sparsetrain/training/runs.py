@@ -33,7 +33,7 @@ from sparsetrain.training.assembly import (
     build_method,
     build_model,
     build_optimizer,
-    check_layout,
+    laid_out,
 )
 from sparsetrain.training.config import Config
 from sparsetrain.training.execution import Execution
@@ -62,6 +62,7 @@ class Run:
     pruning: float = 0.0  # of these, spent in the method's hooks
     flops: int | None = None  # of one image's training step in this epoch
     history: list[dict[str, Any]] = field(default_factory=list)
+    layout: torch.memory_format | None = None  # that the network has
 
     @property
     def epochs(self) -> int:
@@ -79,6 +80,14 @@ class Run:
         named = self.model.named_parameters()
         return sum(masks.get(n, p).numel() for n, p in named)
 
+    def lay_out(self, x: Tensor) -> Tensor:
+        """A batch in the memory format that the network as it is now is to be computed in."""
+        layout = laid_out(self.config, self.model).memory_format
+        if layout != self.layout:
+            self.layout = layout
+            self.model.to(memory_format=layout)  # type: ignore[call-overload]
+        return x.contiguous(memory_format=layout)
+
     def count_flops(self) -> None:
         """Set `flops` to 3 x those of a forward pass over the weights that are not masked now.
 
@@ -92,14 +101,13 @@ class Run:
 def start(config: Config, folder: Path | None, data: Images, model: nn.Module | None) -> Run:
     """A new run: network, optimizer and method, the method's work before training done."""
     model = build_model(config, data) if model is None else model
-    model.to(config.torch_device, memory_format=config.memory_format)  # type: ignore[call-overload]
+    layout = laid_out(config, model)
+    model.to(config.torch_device, memory_format=layout.memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, model)
-    method = build_method(config, data)
-    check_layout(config, model)
+    method = build_method(layout, data)
     began = time.perf_counter()
     method.start(model, optimizer)
     taken = time.perf_counter() - began
-    check_layout(config, model)
     if folder is not None:
         write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     layers = _layers(config, model, data)
@@ -137,10 +145,11 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     torch.set_num_threads(replace(config, threads=state["threads"]).threads or 1)
     model = build_model(config, data) if model is None else model
     checkpoint.restore(model, state["model"], str(folder / CHECKPOINT))
-    model.to(config.torch_device, memory_format=config.memory_format)  # type: ignore[call-overload]
+    layout = laid_out(config, model)
+    model.to(config.torch_device, memory_format=layout.memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(config, model)
     _load_optimizer(optimizer, state["optimizer"])
-    method = build_method(config, data)
+    method = build_method(layout, data)
     method.resume(model, optimizer, _on(config.torch_device, state["method"]))
     execution = _execution(config, model, optimizer, method, data)
     execution.load_state_dict(state["execution"])

@@ -1,9 +1,10 @@
 """Train a network, dense or pruned: one function, a loop like any other in PyTorch.
 
-A run is a function of its config, machine and thread count: batches depend on (seed, epoch, step),
-so a run that was killed and resumed ends with the same weights and metrics, bit for bit. With
-execution "auto" the forms of the layers also depend on times that were measured on the machine; a
-resumed run keeps those that it had. The run folder: training/runs.py.
+A run is a function of its config, and to rounding alone of the machine: sums are taken as threads
+and instruction set have it, which the metrics name. Batches depend on (seed, epoch, step), so a run
+that was killed and resumed ends with the same weights and metrics, bit for bit. With execution
+"auto" the forms of the layers also depend on times that were measured on the machine; a resumed run
+keeps those that it had. The run folder: training/runs.py.
 """
 
 import math
@@ -89,7 +90,7 @@ def _train_epoch(
             group["lr"] = rate
         if run.execution.prepare(run.epoch * steps + run.step + 1):
             runs.save(folder, run)  # what times have decided, a resumed run keeps to
-        loss, correct = _train_step(run, x, y)
+        loss, correct = _train_step(run, run.lay_out(x), y)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} in epoch {run.epoch + 1}, step {run.step + 1} of {steps}"
@@ -136,6 +137,9 @@ def _end_epoch(run: Run, test: Split, progress: Progress) -> None:
         "train_flops": None if run.flops is None else run.flops * run.seen,
         "seconds": run.seconds,
         "pruning_seconds": run.pruning,
+        "threads": torch.get_num_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        **run.method.of_machine,
     }
     run.history.append(record)
     progress.epoch(record)

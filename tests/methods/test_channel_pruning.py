@@ -254,6 +254,22 @@ def test_a_share_out_of_reach_is_said_at_the_start():
         method.start(model, sgd(model))
 
 
+def test_what_the_machine_decided_goes_along(monkeypatch):
+    """A run that asked for this machine's rounding keeps it where another one goes on."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    options = {"channels": 0.5, "at": 2, "round_to": "machine"}
+    model = network()
+    optimizer, method = sgd(model), ChannelPruning(X, norms(), **options)
+    with pytest.warns(UserWarning, match="multiples of round_to=16"):
+        method.start(model, optimizer)
+    assert method.of_machine == {"round_to": 16}
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    again = ChannelPruning(X, norms(), **options)
+    again.resume(model, optimizer, method.state_dict())
+    assert again.of_machine == {"round_to": 16}
+    assert ChannelPruning(X, norms(), channels=0.5)._round_to is None
+
+
 def test_ending_too_early_warns():
     model = network()
     method = ChannelPruning(X, norms(), flops=0.5, at=5, round_to=1)
