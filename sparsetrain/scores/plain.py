@@ -1,5 +1,6 @@
 """What channel scores share, and the score that knows nothing."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,55 @@ def slices(tensor: Tensor, member: "Member") -> Tensor:
     return entries.reshape(len(entries), -1)[member.index].flatten(1)
 
 
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by all their names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return dict([*parameters, *model.named_buffers(remove_duplicate=False)])
+
+
 def filters(graph: "Graph", group: "Group") -> list["Member"]:
-    """The weights of the convolutions and linear layers that produce a group's channels."""
-    return [m for m in group.members if not m.consumes and len(graph.shapes[m.tensor]) > 1]
+    """The weights of the convolutions and linear layers that produce a group's channels.
+
+    Where there is none, buffers that stand for one, and else all that the channels touch.
+    """
+    made = [m for m in group.members if not m.consumes and len(graph.shapes[m.tensor]) > 1]
+    trained = [m for m in made if m.tensor in graph.trainable]
+    return trained or made or list(group.members)
+
+
+def scales(graph: "Graph", group: "Group") -> list["Member"]:
+    """The members that scale a group's channels: the weights of its norms."""
+    return [
+        m
+        for m in group.members
+        if m.tensor in graph.trainable
+        and m.tensor.endswith("weight")
+        and len(graph.shapes[m.tensor]) == 1
+    ]
+
+
+def differentiable(model: nn.Module, members: Iterable["Member"]) -> list["Member"]:
+    """The members whose tensors can have gradients."""
+    own = tensors(model)
+    return [m for m in members if own[m.tensor].is_floating_point()]
+
+
+def gates(model: nn.Module, graph: "Graph", group: "Group") -> list["Member"]:
+    """The members whose w * dL/dw add up to the gradient of a gate on each channel.
+
+    Those that read the channel, buffers among them. Where none does, as where a channel meets no
+    weight but another one, those that made it last: scales and shifts, or else filters and biases.
+    """
+    known = differentiable(model, group.members)
+    reads = [m for m in known if m.consumes]
+    trained = [m for m in known if m.tensor in graph.trainable]
+    vectors = [m for m in trained if len(graph.shapes[m.tensor]) == 1]
+    return reads or (vectors if scales(graph, group) else trained) or known
+
+
+def summed(parts: Iterable[Tensor], group: "Group") -> Tensor:
+    """`[width]` float64: the sum of `[width, n]` parts over each channel."""
+    return sum((p.sum(1) for p in parts), start=torch.zeros(group.width, dtype=torch.float64))
 
 
 def normalised(score: Tensor, how: str) -> Tensor:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.scores.plain import tensors
+from sparsetrain.support.gradients import gradients
 from sparsetrain.support.modes import quietly
 
 Batch = tuple[Any, Any]  # (input, target); the input as in `plan`'s sample
@@ -24,28 +26,38 @@ class Sensitive(Protocol):
 def sensitivities(
     score: Sensitive, model: nn.Module, names: set[str], batch: Batch
 ) -> dict[str, Tensor]:
-    """Parameter name -> w * dL/dw, in float64 on the CPU; also of frozen parameters.
+    """Name of a parameter or buffer -> w * dL/dw, in float64 on the CPU; of frozen ones, too.
 
     Raises:
         ValueError: the loss is not finite.
     """
-    chosen = {n: p for n, p in model.named_parameters() if n in names}
-    frozen = [p for p in chosen.values() if not p.requires_grad]
+    chosen = {n: t for n, t in tensors(model).items() if n in names}
+    frozen = [t for t in chosen.values() if not t.requires_grad]
     inputs, target = batch
+
+    def loss() -> Tensor:
+        value = score.loss_fn(_call(model, inputs), target)
+        if not torch.isfinite(value):
+            raise ValueError(f"{type(score).__name__}: the loss on this batch is {value.item()}")
+        return value
+
     try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        for tensor in frozen:
+            tensor.requires_grad_(True)
         with torch.enable_grad(), quietly(model, score.training):
-            loss = score.loss_fn(_call(model, inputs), target)
-            if not torch.isfinite(loss):
-                who = type(score).__name__
-                raise ValueError(f"{who}: the loss on this batch is {loss.item()}")
-            grads = torch.autograd.grad(loss, list(chosen.values()), materialize_grads=True)
+            grads = gradients(loss, list(chosen.values()), model)
     finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        for tensor in frozen:
+            tensor.requires_grad_(False)
     pairs = zip(chosen.items(), grads, strict=True)
-    return {n: (p.detach().double() * g.double()).cpu() for (n, p), g in pairs}
+    return {n: _times(tensor, gradient) for (n, tensor), gradient in pairs}
+
+
+def _times(tensor: Tensor, gradient: Tensor | None) -> Tensor:
+    """Zero where the loss does not depend on it."""
+    if gradient is None:
+        return torch.zeros(tensor.shape, dtype=torch.float64)
+    return (tensor.detach().double() * gradient.double()).cpu()
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.scores.plain import filters, one_of, slices
+from sparsetrain.scores.plain import differentiable, filters, gates, one_of, slices, summed
 from sparsetrain.scores.sensitivity import Batch, sensitivities
 
 if TYPE_CHECKING:
-    from sparsetrain.shrink.graph import Graph, Group
+    from sparsetrain.shrink.graph import Graph, Group, Member
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,33 @@ class Taylor:
 
     def __call__(self, model: nn.Module, graph: "Graph") -> dict[str, Tensor]:
         """Group name -> `[width]` float64 scores, for the groups whose channels may go."""
-        names = {m.tensor for g in graph.free for m in g.members} & graph.trainable
+        which = {g.name: self._members(model, graph, g) for g in graph.free}
+        names = {m.tensor for members in which.values() for m in members}
         totals = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in graph.free}
         count = 0
         for batch in self.batches:
             found = sensitivities(self, model, names, batch)
             for group in graph.free:
-                totals[group.name] += self._importance(graph, group, found)
+                totals[group.name] += self._importance(group, which[group.name], found)
             count += 1
         if not count:
             raise ValueError("Taylor: there are no batches")
         return {g.name: totals[g.name] / count / self._blocks(graph, g) for g in graph.free}
 
-    def _importance(self, graph: "Graph", group: "Group", found: dict[str, Tensor]) -> Tensor:
+    def _members(self, model: nn.Module, graph: "Graph", group: "Group") -> list["Member"]:
+        """Whose w * g say what the channel is worth."""
+        if self.variant == "gate":
+            return gates(model, graph, group)
+        return differentiable(model, filters(graph, group))
+
+    def _importance(
+        self, group: "Group", members: list["Member"], found: dict[str, Tensor]
+    ) -> Tensor:
+        parts = (slices(found[m.tensor], m) for m in members)
         if self.variant == "weights":
-            return _total(slices(found[m.tensor], m).square() for m in filters(graph, group))
-        readers = (m for m in group.members if m.consumes)
-        return _total(slices(found[m.tensor], m) for m in readers).square()
+            return summed((part.square() for part in parts), group)
+        return summed(parts, group).square()
 
     def _blocks(self, graph: "Graph", group: "Group") -> int:
         """How many sums a residual stage has: one less than the layers that feed it."""
         return max(len(filters(graph, group)) - 1, 1) if self.tied == "mean" else 1
-
-
-def _total(parts: Iterable[Tensor]) -> Tensor:
-    return torch.stack([part.sum(1) for part in parts]).sum(0)

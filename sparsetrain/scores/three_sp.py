@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparsetrain.scores.plain import filters, one_of, slices
+from sparsetrain.scores.plain import differentiable, filters, gates, one_of, slices, summed
 from sparsetrain.scores.sensitivity import Batch, sensitivities
 
 if TYPE_CHECKING:
@@ -66,21 +66,26 @@ class ThreeSP:
                 " since the norm undoes a scaled filter; say training=False",
                 stacklevel=2,
             )
-        names = {m.tensor for g in graph.free for m in g.members} & graph.trainable
+        which = {g.name: self._members(model, graph, g) for g in graph.free}
+        names = {m.tensor for members in which.values() for m in members}
         found = sensitivities(self, model, names, self.batch)
-        return {g.name: self._score(graph, g, found) for g in graph.free}
+        return {g.name: self._score(graph, g, which[g.name], found) for g in graph.free}
 
-    def _members(self, graph: "Graph", group: "Group") -> list["Member"]:
+    def _members(self, model: nn.Module, graph: "Graph", group: "Group") -> list["Member"]:
         """Whose w * g say what the channel is worth."""
+        if self.saliency == "gate":
+            return gates(model, graph, group)
         if self.saliency == "weights":
-            return filters(graph, group)
-        reads = self.saliency == "gate"
-        return [m for m in group.members if m.consumes == reads and m.tensor in graph.trainable]
+            return differentiable(model, filters(graph, group))
+        made = [m for m in group.members if not m.consumes and m.tensor in graph.trainable]
+        return made or differentiable(model, filters(graph, group))
 
-    def _score(self, graph: "Graph", group: "Group", found: dict[str, Tensor]) -> Tensor:
+    def _score(
+        self, graph: "Graph", group: "Group", members: list["Member"], found: dict[str, Tensor]
+    ) -> Tensor:
         power = {"absolute": torch.abs, "square": torch.square}.get(self.saliency, torch.clone)
-        parts = [power(slices(found[m.tensor], m)).sum(1) for m in self._members(graph, group)]
-        total = torch.stack(parts).sum(0).abs()
+        total = summed((power(slices(found[m.tensor], m)) for m in members), group).abs()
         if self.per_flop == "none":
             return total
-        return total / graph.channel_flops(group, consumers=self.per_flop == "removed")
+        flops = graph.channel_flops(group, consumers=self.per_flop == "removed")
+        return total / max(flops, 1)  # some channels go for nothing

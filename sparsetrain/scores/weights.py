@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from sparsetrain.scores.plain import NORMALISE, filters, normalised, one_of, slices
+from sparsetrain.scores.plain import NORMALISE, filters, normalised, one_of, scales, slices, tensors
 
 if TYPE_CHECKING:
-    from sparsetrain.shrink.graph import Graph, Group, Member
+    from sparsetrain.shrink.graph import Graph
 
 MEMBERS = ("sum", "mean")
 
@@ -92,10 +92,10 @@ class Slimming:
         Raises:
             ValueError: a group's channels pass no norm with a scale.
         """
-        tensors = dict(model.named_parameters(remove_duplicate=False))
+        own = tensors(model)
         scores = {}
         for group in graph.free:
-            found = [slices(tensors[n.tensor], n).abs()[:, 0] for n in scales(graph, group)]
+            found = [slices(own[n.tensor], n).abs()[:, 0] for n in scales(graph, group)]
             if not found:
                 raise ValueError(
                     f"Slimming: the channels of {group.name} pass no batch norm; protect it:"
@@ -129,12 +129,13 @@ class GroupNorm:
 
     def __call__(self, model: nn.Module, graph: "Graph") -> dict[str, Tensor]:
         """Group name -> `[width]` float64 scores, for the groups whose channels may go."""
-        tensors = dict(model.named_parameters(remove_duplicate=False))
+        own = tensors(model)
         scores = {}
         for group in graph.free:
             readers = [m for m in group.members if m.consumes]
-            coupled = [*filters(graph, group), *scales(graph, group), *readers]
-            sums = [slices(tensors[m.tensor], m).abs().pow(self.p).sum(1) for m in coupled]
+            every = [*filters(graph, group), *scales(graph, group), *readers]
+            coupled = [m for m in every if m.tensor in graph.trainable] or list(group.members)
+            sums = [slices(own[m.tensor], m).abs().pow(self.p).sum(1) for m in coupled]
             scores[group.name] = normalised(_joined(sums, "mean"), self.normalise)
         return scores
 
@@ -146,23 +147,12 @@ def _of_filters(
     worth: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """`worth` of each layer's `[width, n]` filters, brought together by the score's options."""
-    tensors = dict(model.named_parameters(remove_duplicate=False))
+    own = tensors(model)
     scores = {}
     for group in graph.free:
-        parts = [worth(slices(tensors[m.tensor], m)) for m in filters(graph, group)]
+        parts = [worth(slices(own[m.tensor], m)) for m in filters(graph, group)]
         scores[group.name] = normalised(_joined(parts, score.members), score.normalise)
     return scores
-
-
-def scales(graph: "Graph", group: "Group") -> list["Member"]:
-    """The members that scale a group's channels: the weights of its norms."""
-    return [
-        m
-        for m in group.members
-        if m.tensor in graph.trainable
-        and m.tensor.endswith("weight")
-        and len(graph.shapes[m.tensor]) == 1
-    ]
 
 
 def _joined(parts: list[Tensor], how: str) -> Tensor:

@@ -55,7 +55,11 @@ def groups_of(tracer: Tracer, channels: Channels) -> tuple[tuple[Group, ...], Ow
     groups: list[Group] = []
     taken: Counter[str] = Counter()
     for fixed, found in runs.alike(channels):
-        group = _named(runs.members(found, tracer.consumed), fixed, len(found), taken)
+        members = runs.members(found, tracer.consumed)
+        name = _name(members, tracer.buffers, taken)
+        if fixed is None and all(m.consumes for m in members):
+            fixed = "nothing in the model produces it"
+        group = Group(name, len(found), members, fixed)
         owners.group[runs.channel[runs.first[found]]] = len(groups)
         owners.place[runs.channel[runs.first[found]]] = np.arange(len(found))
         owners.names.append(group.name)
@@ -137,14 +141,12 @@ def _changes(values: np.ndarray) -> np.ndarray:
     return np.diff(values, prepend=-1) != 0
 
 
-def _named(
-    members: tuple[Member, ...], fixed: str | None, width: int, taken: Counter[str]
-) -> Group:
-    made = [m for m in members if not m.consumes]
-    if fixed is None and not made:
-        fixed = "nothing in the model produces it"
-    name = (made or list(members))[0].tensor.removesuffix(".weight")
+def _name(members: tuple[Member, ...], buffers: set[str], taken: Counter[str]) -> str:
+    """That of the first tensor that makes the channels, of a parameter if one does."""
+    made = [m.tensor for m in members if not m.consumes]
+    trained = [name for name in made if name not in buffers]
+    first = (trained or made or [m.tensor for m in members])[0]
+    name = first.removesuffix("_orig").removesuffix(".weight")  # a masked one has this suffix
     name += "" if made else " (input)"
     taken[name] += 1
-    number = taken[name]
-    return Group(f"{name}#{number}" if number > 1 else name, width, members, fixed)
+    return f"{name}#{taken[name]}" if taken[name] > 1 else name

@@ -43,7 +43,9 @@ class Tracer:
         self.batch = batch  # samples in the example input
         self.whole_groups = whole_groups  # of a convolution go, where there are many
         self.dims: dict[Value, Dims] = {}
-        self.origin: dict[Value, str] = {}  # of a value that is a parameter, or made of one alone
+        # Of what is a parameter or buffer, or made of one alone; after it the buffers that mask it.
+        self.origin: dict[Value, tuple[str, ...]] = {}
+        self.buffers: set[str] = set()
         self.tensors: dict[str, Dims] = {}  # name of a parameter or buffer -> its labels
         self.layers: list[Layer] = []
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
@@ -95,15 +97,14 @@ class Tracer:
 
     def consume(self, value: Value, dim: int) -> None:
         """A layer reads channels along this dimension of `value`, which may be a parameter."""
-        name, labels = self.origin.get(value), self.dims[value][dim]
+        labels = self.dims[value][dim]
         if labels is None or not len(labels):
             return
         self.read.append(labels)
-        if name is None:
-            return
-        for own, known in enumerate(self.tensors[name]):
+        names = self.origin.get(value, ())
+        for own, known in (pair for name in names for pair in enumerate(self.tensors[name])):
             if known is not None and len(known) and known[0] <= labels[0] <= known[-1]:
-                self.consumed.add((name, own))
+                self.consumed |= {(name, own) for name in names}
 
     def positions(self, value: Value, dims: Iterable[int]) -> None:
         """These dimensions of a parameter hold positions of a kernel, no channels."""

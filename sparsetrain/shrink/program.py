@@ -23,6 +23,7 @@ class Value:
     channels_last: bool = False
     known: Tensor | None = None  # whole numbers that depend on constants alone
     strides: tuple[int, ...] = ()
+    buffer: bool = False  # whether it is a buffer, which nobody trains
 
 
 @dataclass(eq=False)

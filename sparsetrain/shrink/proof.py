@@ -9,7 +9,7 @@ A norm over few positions, or a ReLU near zero, makes much of rounding. Where si
 leaves it open whether a difference is more than that, double precision answers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from sparsetrain.shrink.record import SEED, arguments, tensors_of
 from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import Walk
+from sparsetrain.support.gradients import gradients
 from sparsetrain.support.modes import quietly
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
@@ -153,8 +154,9 @@ def _expect_trained(model: nn.Module, trained: Run, stays: Stays) -> TrainingPro
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     with torch.enable_grad(), quietly(model, True, SEED), Means():
         outputs = _floating(replay(trained.walk, model, trained.sample, stays))
-        gradients = _gradients(outputs, wanted)
-    kept = {n: _kept(g, stays.get(n, {})) for n, g in gradients.items()}
+        found = gradients(lambda: _projected(outputs), list(wanted.values()), model)
+    by_name = _dense(wanted, found)
+    kept = {n: _kept(g, stays.get(n, {})) for n, g in by_name.items()}
     double = _rounding(trained.walk.program)
     return TrainingProof(trained.sample, [o.detach() for o in outputs], kept, double)
 
@@ -192,24 +194,29 @@ def _outputs(model: nn.Module, sample: Any) -> list[Tensor]:
 def _learn(model: nn.Module, sample: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
     args, kwargs = arguments(sample)
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    outputs: list[Tensor] = []
+
+    def loss() -> Tensor:
+        outputs[:] = _floating(tensors_of(model(*args, **kwargs)))
+        return _projected(outputs)
+
     with torch.enable_grad(), quietly(model, True, SEED), Means():
-        outputs = _floating(tensors_of(model(*args, **kwargs)))
-        gradients = _gradients(outputs, wanted)
-    return [o.detach() for o in outputs], gradients
+        found = gradients(loss, list(wanted.values()), model)
+    return [o.detach() for o in outputs], _dense(wanted, found)
 
 
-def _gradients(outputs: list[Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a fixed random projection of the outputs."""
-    if not wanted:
-        return {}
-    total = sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
-    gradients = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    return {n: g.to_dense() for n, g in zip(wanted, gradients, strict=True) if g is not None}
+def _projected(outputs: list[Tensor]) -> Tensor:
+    """A fixed random projection of the outputs: its gradients are compared."""
+    return sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
 
 
 def _projection(output: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(output.shape, generator=generator).to(output)
+
+
+def _dense(names: Iterable[str], found: list[Tensor | None]) -> dict[str, Tensor]:
+    return {n: g.to_dense() for n, g in zip(names, found, strict=False) if g is not None}
 
 
 def _floating(tensors: list[Tensor]) -> list[Tensor]:

@@ -126,9 +126,11 @@ class _Recorder(TorchDispatchMode):
         self.program = Program()
         self._known = WeakTensorKeyDictionary()
         self._scope: list[str] = []
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        for name, tensor in model.named_parameters():
+            self._new(tensor, name)
+        for name, tensor in model.named_buffers():
             if tensor not in self._known:
-                self._new(tensor, name)
+                self._new(tensor, name).buffer = True
         for tensor in tensors_of(inputs):
             self.program.inputs.append(self._new(tensor))
 

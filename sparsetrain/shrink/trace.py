@@ -178,7 +178,8 @@ def _begin(tracer: Tracer, programs: Sequence[Program]) -> None:
         if name not in tracer.tensors:
             tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
         tracer.dims[value] = list(tracer.tensors[name])
-        tracer.origin[value] = name
+        tracer.origin[value] = (name,)
+        tracer.buffers |= {name} if value.buffer else set()
 
 
 def _batch(program: Program) -> int:

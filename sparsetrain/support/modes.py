@@ -72,7 +72,8 @@ def quietly(
 def _plainly() -> Iterator[None]:
     """Outside inference mode, and without the copies that autocast keeps of weights.
 
-    A compiled model warns of hooks on all modules, such as those that tell which one is running.
+    A compiled model warns of hooks on all modules, such as those that tell which one is running,
+    and a reentrant checkpoint where nothing learns.
     """
     learns = torch.is_grad_enabled()
     torch.clear_autocast_cache()
@@ -83,6 +84,7 @@ def _plainly() -> Iterator[None]:
             torch.set_grad_enabled(learns),
         ):
             warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global")
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad=True")
             yield
     finally:
         torch.clear_autocast_cache()

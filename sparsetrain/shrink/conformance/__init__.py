@@ -15,6 +15,7 @@ remove soundly. On your own pruner:
 """
 
 from sparsetrain.shrink.conformance import attention as attention
+from sparsetrain.shrink.conformance import buffers as buffers
 from sparsetrain.shrink.conformance import code as code
 from sparsetrain.shrink.conformance import entries as entries
 from sparsetrain.shrink.conformance import joins as joins

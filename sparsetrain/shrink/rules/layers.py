@@ -74,8 +74,8 @@ def _grouped(t: Tracer, step: Step, groups: int):
 
 def count_flops(t: Tracer, weight: Value, products: int) -> None:
     """A layer whose weight is a parameter: how often a sample uses each of its entries."""
-    name = t.origin.get(weight)
-    if name is not None:
+    if weight in t.origin:
+        name = t.origin[weight][0]
         size = math.prod(len(d) for d in t.tensors[name] if d is not None)
         t.layers.append(Layer(name, max(1, products // (size * t.batch))))
 
@@ -133,6 +133,23 @@ def grouped_product(t: Tracer, step: Step) -> list[Dims]:
     t.consume(b, 1)
     count_flops(t, b, math.prod(step.outputs[0].shape) * a.shape[1])
     return [[t.dims[a][0], t.dims[b][2]]]
+
+
+@rule("_cdist_forward", "cdist", "_euclidean_dist")
+def distances(t: Tracer, step: Step) -> Dims:
+    """Between the rows of [..., M, K] and of [..., N, K], such as a codebook's."""
+    a, b = step.values
+    rank = len(step.outputs[0].shape)
+    t.tie(t.dims[a][-1], t.dims[b][-1], f"{step} {UNKNOWN}")
+    for value in (a, b):
+        t.cut(step, value, len(value.shape) - 1)
+        t.consume(value, len(value.shape) - 1)
+    dims: Dims = untracked(step.outputs[0])
+    for value in (a, b):
+        for labels in t.dims[value][:-2]:
+            t.fix(labels, f"{step} compares along it")
+    dims[rank - 2], dims[rank - 1] = t.dims[a][-2], t.dims[b][-2]
+    return dims
 
 
 @rule("linear")

@@ -63,11 +63,19 @@ def _each(dims: Dims | list[Dims]) -> list[Dims]:
 
 
 def _origins(tracer: Tracer, step: Step) -> None:
-    """What is made of one parameter and single numbers is still that parameter."""
-    names = {tracer.origin.get(v) for v in step.values if math.prod(v.shape) > 1}
-    if len(names) == 1 and (name := names.pop()) is not None:
-        for value in step.outputs:
-            tracer.origin.setdefault(value, name)
+    """What is made of one parameter, single numbers and masks of its shape is that parameter."""
+    made_of = [v for v in step.values if math.prod(v.shape) > 1]
+    origins = list(dict.fromkeys(tracer.origin.get(v, ()) for v in made_of))
+    if not origins or () in origins:
+        return
+    if len(origins) > 1:
+        trained = [o for o in origins if not tracer.buffers.issuperset(o)]
+        alike = torch.Tag.pointwise in step.op.tags and len({v.shape for v in made_of}) == 1
+        if len(trained) != 1 or not alike:
+            return
+        origins.sort(key=lambda origin: origin not in trained)
+    for value in step.outputs:
+        tracer.origin.setdefault(value, tuple(name for origin in origins for name in origin))
 
 
 def unknown(tracer: Tracer, step: Step) -> list[Dims]:
