@@ -163,7 +163,7 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
             empty = torch.empty_permuted(new, order, dtype=tensor.dtype, device=tensor.device)
             set_data_(tensor, empty)
             tensor.grad = None
-    for module in model.modules():
+    for module in reversed(list(model.modules())):
         for name, value in tensor_sizes(module).items():
             setattr(module, name, value)
 
@@ -179,8 +179,9 @@ def _renumber(cut: Cut, small: Small, numbered: Mapping[str, list[Tensor]]) -> N
 
 def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
     with quietly(model, training=False):  # where weights are computed, reading one may count
-        for module in model.modules():
-            cut.resize(module, tensor_sizes(module) | sizes.get(module, {}))
+        for module in reversed(list(model.modules())):  # what a whole says hangs on its parts
+            own = sizes.get(module, {})
+            cut.resize(module, tensor_sizes(module, own.get("num_heads", 0)) | own)
 
 
 def _same_modules(sizes: Sizes, model: nn.Module, copy: nn.Module) -> Sizes:

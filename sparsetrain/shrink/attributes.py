@@ -14,6 +14,12 @@ from torch import nn
 
 from sparsetrain.shrink.graph import whole_groups
 from sparsetrain.shrink.mentions import Mention, numbers_of
+from sparsetrain.shrink.multihead import (
+    ShrunkMultiheadAttention,
+    attention_sizes,
+    heads_left,
+    transformer_sizes,
+)
 from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rewrite import rewritten
 from sparsetrain.shrink.small import Small
@@ -28,8 +34,12 @@ POSITIONS = re.compile(
 Sizes = dict[nn.Module, dict[str, Any]]  # module -> attribute -> what it shall be
 
 
-def tensor_sizes(module: nn.Module) -> dict[str, Any]:
-    """What a layer of torch says of itself, from its tensors."""
+def tensor_sizes(module: nn.Module, heads: int = 0) -> dict[str, Any]:
+    """What a layer of torch says of itself, from its tensors, and of attention so many `heads`."""
+    if type(module) in (nn.MultiheadAttention, ShrunkMultiheadAttention):
+        return attention_sizes(module, heads or module.num_heads)
+    if isinstance(module, nn.Transformer | nn.TransformerEncoder):
+        return transformer_sizes(module)
     weight = _weight(module)
     if isinstance(module, nn.modules.conv._ConvNd):
         return _convolution(module)
@@ -98,6 +108,8 @@ def traced_sizes(model: nn.Module, small: Small) -> Sizes:
     found: Sizes = {}
     told = _told(small)
     for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            found[module] = {"num_heads": heads_left(module, name, small)}
         if _torchs_own(module) and not _bare_norm(module):
             continue
         pairs = {old: new for old, new in changes.get(name, {}).items() if new != {old}}

@@ -11,7 +11,6 @@ from sparsetrain.shrink.conformance.hard import Net, conv, image
 
 # Their own code, or torch's, mentions a width that goes.
 AS_GRAPH = {
-    *("torch_multi_head_attention", "torch_transformer_layers"),
     *("uneven_slices", "index_of_a_constant", "gather"),
 }
 

@@ -56,6 +56,7 @@ def _run(t: Tracer, step: Step, run: int, parts: tuple, result: Dims) -> None:
             fixed = labels[0] < t.inputs
             rank = (fixed, ties.size > 0, few, -after[d] if few else 0)
             found.append((rank, d, own, ties, labels))
+    found = [option for option in found if not option[0][0]] or found  # an input's stay anyway
     exact = [option for option in found if not option[0][1]]
     options = exact or found
     place = _chosen(t, step, run, options, len(flat))
@@ -192,7 +193,10 @@ def repeat(t: Tracer, step: Step) -> Dims:
 
 
 def _tiled(labels: Labels, times: int) -> Labels:
-    return None if labels is None else np.tile(labels, times)
+    """Copies of one entry are no channels, such as those of a token for all samples."""
+    if labels is None or (len(labels) == 1 < times):
+        return None
+    return np.tile(labels, times)
 
 
 @rule("as_strided", "as_strided_")
