@@ -6,6 +6,7 @@ The kernels' entries for one weight and one shape of input are built once and ke
 weight's positions live, for a few shapes at a time.
 """
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from sparsetrain.ops.spmm import Entries, channel_of, spmm
 
 SHAPES = 8  # of inputs, that a weight has kernels for at a time
 _known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # positions -> their kernels
+_knowing = threading.Lock()  # held by who looks or writes there
 
 
 class Sink(Protocol):
@@ -122,16 +124,17 @@ def kernels_of(
     """The kernels for `[channels, rows, columns, lanes]` of input, its halo included."""
     index = pattern.index
     key = (version(index), pattern.shape, pattern.v, geometry, x_shape, halo)
-    recent: OrderedDict[Any, Kernels] = _known.get(index) or OrderedDict()
-    _known[index] = recent
-    if key in recent:
-        recent.move_to_end(key)
-    else:
-        kept = Pattern(index.detach(), pattern.shape, pattern.v)  # does not keep `index` alive
-        recent[key] = Kernels(Plan(kept, geometry, x_shape, halo))
-        if len(recent) > SHAPES:
-            recent.popitem(last=False)
-    return recent[key]
+    with _knowing:
+        recent: OrderedDict[Any, Kernels] = _known.get(index) or OrderedDict()
+        _known[index] = recent
+        if key in recent:
+            recent.move_to_end(key)
+        else:
+            kept = Pattern(index.detach(), pattern.shape, pattern.v)  # does not keep `index` alive
+            recent[key] = Kernels(Plan(kept, geometry, x_shape, halo))
+            if len(recent) > SHAPES:
+                recent.popitem(last=False)
+        return recent[key]
 
 
 def product(

@@ -1,5 +1,6 @@
 """What the sparse layers share: live values as their parameter, and how these come and go."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 OUTPUTS = ("dense", "blocked")
+_adding = threading.Lock()  # held by a backward pass that adds to a layer's dense_grad
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +114,9 @@ class SparseLayer(nn.Module):
         return weight
 
     def add_dense_grad(self, grad: Tensor) -> None:
-        if self.wants_dense_grad:
-            self.dense_grad = grad if self.dense_grad is None else self.dense_grad + grad
+        with _adding:
+            if self.wants_dense_grad:
+                self.dense_grad = grad if self.dense_grad is None else self.dense_grad + grad
 
     @torch.no_grad()
     def repack(
@@ -199,7 +202,8 @@ class SparseLayer(nn.Module):
             return self.weight.detach(), self.bias
         made_from = [t for t in (self.weight, self.bias, *(norm or ())[:4]) if t is not None]
         stamp = (id(kernels), norm and norm.eps, *((t.data_ptr(), version(t)) for t in made_from))
-        if self._kept is None or self._kept.stamp != stamp:
+        known = self._kept  # once: another thread may put another one there
+        if known is None or known.stamp != stamp:
             values, bias = kernels.forward.values(self.weight.detach()), self.bias
             if norm is not None:
                 scale, shift = norm.scale_and_shift()
@@ -208,7 +212,7 @@ class SparseLayer(nn.Module):
             kept = Kept(stamp, (kernels, *(t.detach() for t in made_from)), values, bias)
             self._kept = None if self.training else kept
             return values, bias
-        return self._kept.values, self._kept.bias
+        return known.values, known.bias
 
     def train(self, mode: bool = True) -> "Self":
         self._kept = None  # weights may have been set through .data, which no version tells

@@ -28,7 +28,7 @@ from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import Walk
 from sparsetrain.support.gradients import gradients
-from sparsetrain.support.modes import quietly
+from sparsetrain.support.modes import SHARED, quietly
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -112,17 +112,20 @@ def _exactly(model: nn.Module, sample: Any) -> Iterator[Any]:
     """The model in double precision for a while; yields the sample in it."""
     tensors = [*model.parameters(), *model.buffers()]
     held = [(t, t.data) for t in tensors if t.dtype == torch.float32]
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)
-        for tensor, data in held:
-            set_data_(tensor, data.double())
-        yield tree_map_only(Tensor, lambda t: t.double() if t.dtype == torch.float32 else t, sample)
-    finally:
-        torch.set_default_dtype(before)
-        for tensor, data in held:
-            set_data_(tensor, data)
-        rebuild_reducers(model)
+    with SHARED:
+        before = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float64)
+            for tensor, data in held:
+                set_data_(tensor, data.double())
+            yield tree_map_only(
+                Tensor, lambda t: t.double() if t.dtype == torch.float32 else t, sample
+            )
+        finally:
+            torch.set_default_dtype(before)
+            for tensor, data in held:
+                set_data_(tensor, data)
+            rebuild_reducers(model)
 
 
 def expect(

@@ -7,6 +7,7 @@ an attention), so that few rules cover many models.
 """
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +53,8 @@ def record(
     try:
         with (
             torch.set_grad_enabled(training),  # attention has other operations where it learns
-            _without_fast_paths(),
             quietly(model, training, SEED, only, dropout),
+            _without_fast_paths(),
             recorder.scopes(model),
             found.marked(),
             found,
@@ -181,12 +182,15 @@ class _Recorder(TorchDispatchMode):
     def scopes(self, model: nn.Module) -> Iterator[None]:
         """Know which of the model's modules is running."""
         names = {module: name for name, module in model.named_modules()}
+        mine = threading.get_ident()  # the hooks are called in all threads, by all models
 
         def enter(module: nn.Module, args: Any) -> None:
-            self._scope.append(names.get(module, self._scope[-1] if self._scope else ""))
+            if threading.get_ident() == mine:
+                self._scope.append(names.get(module, self._scope[-1] if self._scope else ""))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
-            self._scope.pop()
+            if threading.get_ident() == mine:
+                self._scope.pop()
 
         hooks = [
             nn.modules.module.register_module_forward_pre_hook(enter),

@@ -1,6 +1,7 @@
 """Run a model to look at it, and leave no trace."""
 
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,9 @@ SHARES = {  # where a function that drops entries on its way is told how many
     functional.scaled_dot_product_attention: 4,
     functional.multi_head_attention_forward: 10,
 }
+# Held while settings that all threads share are others: generators, the default dtype, backends,
+# warnings, hooks of all modules. So models that are looked at side by side take turns.
+SHARED = threading.RLock()
 
 
 @contextmanager
@@ -38,8 +42,16 @@ def quietly(
     With a `seed`, what the model draws is the same every time; training is for modules of the
     class `only`, and with `dropout` not for those that are in evaluation mode in a model that
     trains. No other rank is asked for anything. Afterwards every module's mode, every buffer
-    (running statistics) and the random number generators are as they were.
+    (running statistics) and the random number generators are as they were. Of several threads one
+    at a time is in here.
     """
+    with SHARED:
+        yield from _quietly(model, training, seed, only, dropout)
+
+
+def _quietly(
+    model: nn.Module, training: bool, seed: int | None, only: type[nn.Module], dropout: bool
+) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     still = {m for m, mode in modes.items() if dropout and model.training and not mode}
     statistics = [(b, b.clone()) for b in model.buffers()] if training else []
