@@ -10,6 +10,7 @@ from sparsetrain import models as models
 from sparsetrain import nn as nn
 from sparsetrain import ops as ops
 from sparsetrain import scores as scores
+from sparsetrain.methods import recalibrate as recalibrate
 from sparsetrain.selection import masks as masks
 from sparsetrain.selection.patterns import NM as NM
 from sparsetrain.selection.patterns import Block as Block

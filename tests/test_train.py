@@ -163,6 +163,20 @@ def test_methods_do_what_they_say():
     assert masked["sparsity"] == pytest.approx(0.8, abs=1e-4)
 
 
+@pytest.mark.parametrize(("method", "chosen"), [("magnitude", "at=0"), ("magnitude", "at=12")])
+def test_pruning_at_once_estimates_batch_norms_anew(method, chosen, monkeypatch):
+    found = []
+
+    def noted(model, batches):
+        found.append((sum(1 for _ in batches), model[2].weight.eq(0).double().mean().item()))
+
+    monkeypatch.setattr("sparsetrain.training.assembly.recalibrate", noted)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3072), nn.Linear(3072, 10))
+    config = replace(QUICK, epochs=1, method=method, set=chosen, sparsity=0.5)
+    assert train(config, model=model).finished
+    assert found == [(8, pytest.approx(0.5, abs=1e-4))]
+
+
 def test_a_users_own_model():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 10))
     run = train(replace(QUICK, epochs=2, method="3sp"), model=model)

@@ -19,6 +19,7 @@ from sparsetrain.methods.imp import IMP as IMP
 from sparsetrain.methods.masking import Masking as Masking
 from sparsetrain.methods.method import Method as Method
 from sparsetrain.methods.network_slimming import NetworkSlimming as NetworkSlimming
+from sparsetrain.methods.recalibrate import recalibrate as recalibrate
 from sparsetrain.methods.rounds import FORCE as FORCE
 from sparsetrain.methods.rounds import IterSNIP as IterSNIP
 from sparsetrain.methods.rounds import SynFlow as SynFlow

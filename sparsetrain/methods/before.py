@@ -27,6 +27,9 @@ class Random(Masking):
     The baseline of every comparison; with allocation "erk" or "uniform" also the start of SET and
     RigL.
 
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
+
     Attributes:
         seed: the draws depend on it and on the layer's position alone.
     """
@@ -49,6 +52,9 @@ class Magnitude(Masking):
 
     At the start of training it is a baseline, for a trained network it is one-shot magnitude
     pruning; what follows is fine-tuning.
+
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
 
     Attributes:
         at: steps before the pruning.
@@ -96,6 +102,9 @@ class SNIP(Probing):
     the order. One batch there (100 on MNIST, 128 on CIFAR); more are summed (our reading). Its code
     scores with is_train=False, so batch norms use their running statistics by default; ports to
     PyTorch use `training=True`.
+
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
     """
 
     training: bool = field(default=False, kw_only=True)
@@ -119,6 +128,9 @@ class GraSP(Probing):
     with g held fixed, over the prunable weights alone, with the outputs divided by `temperature`.
     The norm that the code divides by is positive and does not change the order. A group of a
     pattern is worth the sum of its signed scores (our reading).
+
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
 
     Attributes:
         temperature: what the model's output is divided by; with 1 it may be other than a tensor.
@@ -192,6 +204,9 @@ class ProsPr(Probing):
     on all parameters that are trained, differentiated through. Step k takes batch k and the last
     loss batch K, from the front again where there are fewer: give K + 1 batches for new data in
     each, one for the same.
+
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
 
     Attributes:
         steps: K.

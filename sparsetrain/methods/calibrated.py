@@ -1,49 +1,75 @@
-"""What methods share that prune a trained network layer by layer, by the inputs of its layers."""
+"""What methods share that prune a trained network block by block, by the inputs of its layers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
+from sparsetrain.methods.blocks import blocks_of, heads_of
+from sparsetrain.methods.chain import Chain, chain_of, hooked, without_cache
 from sparsetrain.methods.masking import Masking
-from sparsetrain.methods.probe import output_at
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import Allocation
-from sparsetrain.selection.masks import KINDS
+from sparsetrain.selection.masks import KINDS, Exclude
 from sparsetrain.support.modes import quietly
 
 
 @dataclass(frozen=True)
 class Calibrated(Masking):
-    """Prune at the start, one Linear or Conv2d layer after the other in the order they run in.
+    """Prune at the start, one block after the other in the order they run in.
 
-    Each layer sees what the layers before it, pruned already, make of the batches; the model runs
-    in evaluation mode. A convolution is taken as the linear layer that it applies to each patch.
+    A block runs twice on each batch: dense, for the statistics of its layers' inputs, and pruned,
+    for the inputs of the next one; so cost is linear in depth, and memory holds what one block
+    makes of the batches, besides these. Blocks are found (methods/blocks.py) or named. Where a
+    model does not let one run by itself (methods/chain.py), it runs whole for each: the same
+    numbers for more time. The model runs in evaluation mode. A convolution is taken as the linear
+    layer that it applies to each patch. Tokens that an attention mask leaves out do not count.
+
+    The output layer of a language model (`get_output_embeddings()`, or tied to an nn.Embedding)
+    stays dense, as in the code of both methods. A network with batch norms wants its statistics
+    estimated again afterwards: `sparsetrain.recalibrate`. No optimizer is needed.
 
     Attributes:
-        batches: calibration inputs, each as `plan`'s sample, without targets.
+        batches: calibration inputs, each as `plan`'s sample, or (input, target) pairs where the
+            model takes one input; a list, a loader or a generator, which is read once.
+        blocks: dotted name of the list whose entries are blocks, or the names of the blocks.
+        mask: the entry of a batch (a dict) that says which tokens count, `[N, T]`.
+        head: prune a language model's output layer, too.
+        progress: show a bar, where there is a terminal.
         allocation: of the layers' shares; "global" has no meaning here.
     """
 
-    batches: Sequence[Any]
+    batches: Iterable[Any]
     allocation: Allocation = field(default="uniform", kw_only=True)
+    blocks: str | tuple[str, ...] | None = field(default=None, kw_only=True)
+    mask: str = field(default="attention_mask", kw_only=True)
+    head: bool = field(default=False, kw_only=True)
+    progress: bool = field(default=True, kw_only=True)
 
     PATTERNS = (patterns.Unstructured, patterns.NM)
     NEEDS_OPTIMIZER = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not len(self.batches):
+        if isinstance(self.batches, Sized) and not len(self.batches):
             raise self._wrong("needs at least one batch of inputs, got none")
         if self.allocation == "global":
             raise self._wrong(
                 "layers are pruned one after the other, so there is no global allocation; take"
                 " uniform, uniform+ or erk"
             )
+
+    def _dense(self, model: nn.Module) -> Exclude:
+        heads = [] if self.head else heads_of(model)
+        chosen = self.exclude
+        if callable(chosen):
+            return lambda name, module: name in heads or chosen(name, module)
+        return [*chosen, *heads]
 
     def _statistic(self, columns: Tensor) -> Tensor:
         """What is summed over a layer's inputs `[groups, columns, samples]`."""
@@ -55,50 +81,89 @@ class Calibrated(Masking):
 
     @torch.no_grad()
     def _begin(self) -> None:
-        model, parameters = self._state.model, self._state.parameters
-        weights = {n: p.detach() for n, p in parameters.items()}
-        masks = dict(self.masks)
-        with quietly(model, training=False):
-            for name, layers in self._in_order().items():
-                mean = self._mean_statistic(layers, weights)
-                weight, masks[name] = self._prune(name, weights[name], mean)
-                weights[name] = weight.masked_fill(~masks[name], 0).to(parameters[name])
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+        model, masks, batches = self._state.model, dict(self.masks), list(self.batches)
+        if not batches:
+            raise self._wrong("needs at least one batch of inputs, got none")
+        owned = self._layers()
+        with quietly(model, training=False), without_cache(model):
+            chain = chain_of(model, blocks_of(model, owned, self.blocks), batches, owned)
+            for layer in owned.keys() & chain.unreached:
+                name = owned[layer]
+                raise self._wrong(f"the layer of {name} is not called on the batches; exclude it")
+            for index in self._shown(range(len(chain.units)), len(chain.units)):
+                masks |= self._calibrate(chain, index, owned, batches)
         self._change(masks)
 
-    def _mean_statistic(self, layers: list[nn.Module], weights: dict[str, Tensor]) -> Tensor:
-        """Of all inputs that these layers, which share a weight, get from the batches."""
-        total, sequences = torch.zeros(()), 0
+    def _shown(self, indices: Iterable[int], total: int) -> Iterator[int]:
+        console = Console(stderr=True)
+        if not self.progress or not console.is_terminal:
+            yield from indices
+            return
+        label = f"{type(self).__name__}: blocks"
+        yield from track(indices, label, total=total, console=console, transient=True)
 
-        def see(layer: nn.Module, x: Tensor) -> None:
-            nonlocal total, sequences
-            total = total.to(x.device) + self._statistic(columns(layer, x))
-            sequences += len(x)
+    def _calibrate(
+        self, chain: Chain, index: int, owned: dict[nn.Module, str], batches: list[Any]
+    ) -> dict[str, Tensor]:
+        """Prune the layers of a block in place; their masks."""
+        inside = {m for block in chain.units[index] for m in block.modules()}
+        layers = {layer: name for layer, name in owned.items() if layer in inside}
+        means = self._statistics(chain, index, layers, batches)
+        masks = {}
+        for name, mean in means.items():
+            parameter = self._state.parameters[name]
+            weight, masks[name] = self._prune(name, parameter.detach(), mean)
+            parameter.copy_(weight.masked_fill(~masks[name], 0))
+        if chain.alone:
+            for _ in chain.run(index, batches, keep=True):
+                pass
+        return masks
 
-        with _watching(layers, see):
-            for batch in self.batches:
-                output_at(self._state.model, weights, batch)
-        return total / sequences
+    def _statistics(
+        self, chain: Chain, index: int, layers: dict[nn.Module, str], batches: list[Any]
+    ) -> dict[str, Tensor]:
+        """Means over all inputs that the layers with a weight get from the batches."""
+        totals: dict[str, Tensor] = {}
+        sequences = dict.fromkeys(layers.values(), 0)
+        counting: Tensor | None = None
 
-    def _in_order(self) -> dict[str, list[nn.Module]]:
-        """Weight -> layers that have it, in the order in which they run first."""
+        def see(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+            x, name = args[0] if args else kwargs["input"], layers[layer]
+            sequences[name] += len(x)
+            found = self._statistic(columns(layer, _counted(x, counting)))
+            totals[name] = totals[name].add_(found.to(totals[name])) if name in totals else found
+
+        with hooked(layers, see):
+            for number in chain.run(index, batches, keep=False):
+                counting = _mask_of(batches[number], self.mask)
+        return {name: total / sequences[name] for name, total in totals.items()}
+
+    def _layers(self) -> dict[nn.Module, str]:
+        """The layers to be pruned, with their weights' names."""
         names = {id(p): n for n, p in self._state.parameters.items()}
         layers = [m for m in self._state.model.modules() if isinstance(m, KINDS)]
-        owned: dict[nn.Module, str] = {}
-        owned |= {layer: names[id(layer.weight)] for layer in layers if id(layer.weight) in names}
+        owned = {layer: names[id(layer.weight)] for layer in layers if id(layer.weight) in names}
         for layer, name in owned.items():
             if not isinstance(layer, nn.Linear | nn.Conv2d):
                 kind = type(layer).__name__
                 raise self._wrong(f"{name} is a {kind}'s; it takes Linear and Conv2d, exclude it")
-        found: dict[str, list[nn.Module]] = {}
-        with _watching(list(owned), lambda layer, _: found.setdefault(owned[layer], [])):
-            output_at(self._state.model, {}, self.batches[0])
-        for layer, name in owned.items():
-            if name not in found:
-                raise self._wrong(f"the layer of {name} is not called on the batches; exclude it")
-            found[name].append(layer)
-        return found
+        return owned
+
+
+def _mask_of(batch: Any, name: str) -> Tensor | None:
+    """`[N, T]` bool, true for tokens that count, where the batch has such an entry."""
+    mask = batch.get(name) if isinstance(batch, Mapping) else None
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def _counted(x: Tensor, counting: Tensor | None) -> Tensor:
+    """Inputs `[tokens, C]` of the tokens that count; any other input as it is."""
+    if counting is None or x.dim() < 2:
+        return x
+    if x.dim() == 3 and x.shape[:2] == counting.shape:
+        return x[counting.to(x.device)]
+    flat = counting.flatten()
+    return x[flat.to(x.device)] if x.dim() == 2 and len(x) == len(flat) else x
 
 
 def columns(layer: nn.Module, x: Tensor) -> Tensor:
@@ -123,18 +188,3 @@ def as_rows(weight: Tensor, groups: int) -> Tensor:
 def from_rows(rows: Tensor, weight: Tensor) -> Tensor:
     """`as_rows` undone, to the shape of weight."""
     return rows.reshape(weight.movedim(1, -1).shape).movedim(-1, 1)
-
-
-@contextmanager
-def _watching(layers: list[nn.Module], see: Callable[[nn.Module, Tensor], Any]) -> Iterator[None]:
-    """Call see(layer, input) before each layer runs."""
-
-    def hook(layer: nn.Module, args: Any, kwargs: Any) -> None:
-        see(layer, args[0] if args else kwargs["input"])
-
-    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -146,7 +146,7 @@ class Masking(Loop):
         scaler: GradScaler | None,
     ) -> None:
         model = plain(model)
-        parameters = prunable(model, self.exclude)
+        parameters = prunable(model, self._dense(model))
         if self.NEEDS_GRADIENTS:
             for name, parameter in parameters.items():
                 if not parameter.requires_grad:
@@ -173,6 +173,10 @@ class Masking(Loop):
             f"before {what} at step {due}; {100 * sparsity(self.masks):.1f}% of the weights are"
             f" pruned, {100 * self.sparsity:g}% were asked for"
         )
+
+    def _dense(self, model: nn.Module) -> Exclude:
+        """What stays dense, in the terms of `exclude`."""
+        return self.exclude
 
     def _every(self, interval: int, end: float, total_steps: int, after: int = 0) -> Steps:
         """Updates at each interval from step `after` on, up to the share `end` of the training."""

@@ -36,6 +36,9 @@ class SynFlow(Masking):
     they are narrowed to fp32. A layer may lose all of its weights where flow goes around it, as
     along a shortcut; that nothing flows at all is an error.
 
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
+
     Attributes:
         sample: an input of the model, as in `plan`'s sample; only its shape is read, a batch of 1
             is taken. Tensors of integers (tokens) stay as they are (our reading).
@@ -97,6 +100,9 @@ class IterSNIP(Probing):
     (60 in its examples), a new draw of 1 batch for 10 classes, 10 for 100, 20 for 200 in each, and
     the batches' statistics in batch norms.
 
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
+
     Attributes:
         batches: also a loader or a generator; it is asked for as many as the rounds need.
         rounds, schedule: see `SynFlow`.
@@ -154,6 +160,9 @@ class FORCE(IterSNIP):
 
     g is the gradient of the network as pruned so far, w_dense the weight before any pruning; each
     round chooses among all weights. Paper, code and options: `IterSNIP`.
+
+    Where it prunes a network that was trained, batch norms want their statistics estimated again:
+    `sparsetrain.recalibrate(model, batches)`.
     """
 
     MONOTONE: ClassVar[bool] = False

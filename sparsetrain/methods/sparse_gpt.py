@@ -26,7 +26,9 @@ class SparseGPT(Calibrated):
     m columns is decided when its first column is reached. Each layer loses exactly what
     `allocation` says, block by block in proportion; the code removes one more in each block, and
     has every layer at the same share. Columns of a convolution are ordered by tap, then by input.
-    All is computed in float64. An averaged copy of the model is masked, not updated.
+    All is computed in float64. An averaged copy of the model is masked, not updated. Layers are
+    calibrated as `Calibrated` says. Batch norms want their statistics estimated again afterwards:
+    `sparsetrain.recalibrate(model, batches)`.
 
     Attributes:
         block: columns in a block.

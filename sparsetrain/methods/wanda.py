@@ -24,6 +24,8 @@ class Wanda(Calibrated):
     as the code does: all rows of a layer, and all layers, have the same share, so `floor`, `count`
     and allocations other than "uniform" have no meaning. Rows and columns of a convolution are its
     output channels and the entries of its patches (our reading; the paper has linear layers).
+    Layers are calibrated as `Calibrated` says. Batch norms want their statistics estimated again
+    afterwards: `sparsetrain.recalibrate(model, batches)`.
     """
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sparsetrain import methods, models, scores
 from sparsetrain.data import Images
+from sparsetrain.methods import recalibrate
 from sparsetrain.optim import SGD, AdamW
 from sparsetrain.selection.patterns import parse_pattern
 from sparsetrain.support.sources import find_network
@@ -42,11 +43,17 @@ class Setting:
             channels_last=self.config.channels_last,
         )
 
+    def recalibrate(self, model: nn.Module) -> None:
+        """Statistics of batch norms for a trained network that was pruned at once."""
+        recalibrate(model, (self.batch(number)[0] for number in range(RECALIBRATING)))
+
     def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
         return [self.batch(number) for number in range(count)]
 
 
 Arguments = Callable[[Setting], Mapping[str, Any]]
+
+RECALIBRATING = 8  # batches; their means hardly move after that
 
 GIVEN: dict[str, Callable[[Setting], Any]] = {  # None: the method's own default
     "sparsity": lambda s: s.config.sparsity,
@@ -65,6 +72,13 @@ GIVEN: dict[str, Callable[[Setting], Any]] = {  # None: the method's own default
     "seed": lambda s: s.config.seed,
 }
 UPDATES = 50  # of a mask in a training, as FGGP's has at its batch size and interval
+
+
+def prunes_at_once(method: methods.Method, step: int) -> bool:
+    """Whether a trained network has lost its weights at once in this step; 0: before training."""
+    if isinstance(method, methods.Magnitude):
+        return method.at == step
+    return step == 0 and isinstance(method, methods.Wanda | methods.SparseGPT)
 
 
 def _drive(setting: Setting) -> Mapping[str, Any]:

@@ -34,6 +34,7 @@ from sparsetrain.training.assembly import (
     build_model,
     build_optimizer,
     laid_out,
+    prunes_at_once,
 )
 from sparsetrain.training.config import Config
 from sparsetrain.training.execution import Execution
@@ -107,6 +108,8 @@ def start(config: Config, folder: Path | None, data: Images, model: nn.Module | 
     method = build_method(layout, data)
     began = time.perf_counter()
     method.start(model, optimizer)
+    if prunes_at_once(method, 0):
+        Setting(layout, data).recalibrate(model)
     taken = time.perf_counter() - began
     if folder is not None:
         write_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")

@@ -21,6 +21,7 @@ from sparsetrain.data import Images, Split, load
 from sparsetrain.selection.masks import sparsity
 from sparsetrain.selection.schedules import learning_rate
 from sparsetrain.training import runs
+from sparsetrain.training.assembly import Setting, prunes_at_once
 from sparsetrain.training.config import Config
 from sparsetrain.training.interrupt import Interrupt
 from sparsetrain.training.progress import Progress
@@ -63,7 +64,7 @@ def train(
     progress.epochs = run.epochs
     with Interrupt() as interrupt, closing(run.execution):
         while not run.finished:
-            _train_epoch(run, data.train, folder, progress, interrupt)
+            _train_epoch(run, data, folder, progress, interrupt)
             if interrupt.asked:
                 runs.save(folder, run)
                 return run
@@ -74,9 +75,10 @@ def train(
 
 
 def _train_epoch(
-    run: Run, split: Split, folder: Path | None, progress: Progress, interrupt: Interrupt
+    run: Run, data: Images, folder: Path | None, progress: Progress, interrupt: Interrupt
 ) -> None:
-    config, steps = run.config, split.steps(run.config.batch_size, train=True)
+    config, split = run.config, data.train
+    steps = split.steps(config.batch_size, train=True)
     run.model.train()
     if run.step == 0:
         run.count_flops()
@@ -97,6 +99,8 @@ def _train_epoch(
                 f" (learning rate {rate:.3g}); try a smaller one, or --warmup-epochs 1"
             )
         run.step += 1
+        if prunes_at_once(run.method, run.epoch * steps + run.step):
+            Setting(config, data).recalibrate(run.model)
         run.loss, run.correct = run.loss + loss * len(y), run.correct + correct
         run.seen, run.seconds = run.seen + len(y), run.seconds + time.perf_counter() - began
         progress.step(run.epoch, run.step, steps, run.loss / run.seen, run.correct / run.seen)
