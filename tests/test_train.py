@@ -198,7 +198,7 @@ def test_resuming_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint.safetensors is of another model"):
         train(replace(QUICK, epochs=1), tmp_path, resume=True, model=nn.Linear(3, 2))
     checkpoint.save_model(tmp_path / runs.CHECKPOINT, nn.Linear(3, 2))
-    with pytest.raises(ValueError, match="is no training run: it lacks config"):
+    with pytest.raises(ValueError, match="is damaged: it lacks"):
         train(replace(QUICK, epochs=1), tmp_path, resume=True)
     with pytest.raises(ValueError, match="there is no checkpoint"):
         train(QUICK, tmp_path / "empty", resume=True)

@@ -1,5 +1,6 @@
 """Remove channels for real: graph (what moves together), plan (what goes), apply (cut)."""
 
+from sparsetrain.shrink.apply import check_like as check_like
 from sparsetrain.shrink.apply import resize_like as resize_like
 from sparsetrain.shrink.budget import ALLOCATIONS as ALLOCATIONS
 from sparsetrain.shrink.budget import COSTS as COSTS

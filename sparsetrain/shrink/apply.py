@@ -6,7 +6,7 @@ hooks on autograd's own node of a parameter are lost, for the node is another on
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from sparsetrain.ops import gather_channels
 from sparsetrain.optim import set_data_
 from sparsetrain.shrink.attached import Together
 from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
+from sparsetrain.shrink.changes import REMOVAL, remember, removal_of
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.support.modes import quietly
-from sparsetrain.support.wrapped import unwrapped
+from sparsetrain.support.wrapped import bare, unwrapped
 
 Index = Tensor | None
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
@@ -72,6 +73,11 @@ class Cut:
             self._attributes.append((module, name, getattr(module, name)))
             setattr(module, name, value)
 
+    def note(self, module: nn.Module, names: Iterable[str], **about: Any) -> None:
+        """Remember on a module what has changed in it that its state_dict does not say."""
+        self._attributes.append((module, REMOVAL, removal_of(module)))
+        remember(module, names, **about)
+
 
 def cut_channels(together: Together, kept: Kept) -> Cut:
     """Remove all channels that are not in `kept`; on an error everything is as it was."""
@@ -89,8 +95,10 @@ def cut_channels(together: Together, kept: Kept) -> Cut:
             )
             _renumber(cut, small, numbered)
         _resize(cut, model, sizes)
+        _note_buffers(cut, model, stay.keys() | numbered)
         if average is not None:
             _resize(cut, average, _same_modules(sizes, model, average))
+            _note_buffers(cut, average, {bare(model, n) for n in stay.keys() | numbered})
     except BaseException:
         cut.undo()
         raise
@@ -143,20 +151,13 @@ def entries(graph: Graph, kept: Kept) -> Stays:
 def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give parameters and buffers the shapes of a shrunk model, to load its state into them.
 
-    Torch's layers say their new widths. Where other modules keep some (`num_heads`), shapes do not
-    tell: save the plan too, load it for the model with `load_plan` and apply it.
+    Torch's layers say their new widths; those that other modules keep are in `shrink.changes`.
 
     Raises:
         ValueError: a name is unknown or missing, or a tensor would have to grow; nothing changed.
     """
-    own = model.state_dict(keep_vars=True)
-    if missing := sorted(own.keys() ^ shapes.keys()):
-        raise ValueError(f"the saved model and this one differ in {_some(missing)}")
-    for name, tensor in own.items():
-        old, new = tuple(tensor.shape), tuple(shapes[name])
-        if len(old) != len(new) or any(n > o for n, o in zip(new, old, strict=True)):
-            raise ValueError(f"{name} is {list(new)} in the saved model and {list(old)} in this")
-    for name, tensor in own.items():
+    check_like(model, shapes)
+    for name, tensor in _tensors(model).items():
         new = tuple(shapes[name])
         if tensor.shape != new:
             order = sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d))  # channels_last
@@ -166,6 +167,26 @@ def resize_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None
     for module in reversed(list(model.modules())):
         for name, value in tensor_sizes(module).items():
             setattr(module, name, value)
+
+
+def check_like(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """
+    Raises:
+        ValueError: a name is unknown or missing, or a tensor would have to grow.
+    """
+    own = _tensors(model)
+    if missing := sorted(own.keys() ^ shapes.keys()):
+        raise ValueError(f"the saved model and this one differ in {_some(missing)}")
+    for name, tensor in own.items():
+        old, new = tuple(tensor.shape), tuple(shapes[name])
+        if len(old) != len(new) or any(n > o for n, o in zip(new, old, strict=True)):
+            raise ValueError(f"{name} is {list(new)} in the saved model and {list(old)} in this")
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Those of its state, without what else modules may put there."""
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
 def _renumber(cut: Cut, small: Small, numbered: Mapping[str, list[Tensor]]) -> None:
@@ -182,6 +203,16 @@ def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
         for module in reversed(list(model.modules())):  # what a whole says hangs on its parts
             own = sizes.get(module, {})
             cut.resize(module, tensor_sizes(module, own.get("num_heads", 0)) | own)
+            if own:
+                cut.note(module, own)
+
+
+def _note_buffers(cut: Cut, model: nn.Module, names: Iterable[str]) -> None:
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        if leaf in module._non_persistent_buffers_set:
+            cut.note(module, [leaf])
 
 
 def _same_modules(sizes: Sizes, model: nn.Module, copy: nn.Module) -> Sizes:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import plan_file, plan_report
 from sparsetrain.shrink.apply import Cut, cut_channels, entries, rebuild_reducers
 from sparsetrain.shrink.attached import Attachments, Together
+from sparsetrain.shrink.changes import changes_of, remember
 from sparsetrain.shrink.drawing import Run
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import Modes, graph_module
@@ -26,6 +28,8 @@ from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
 from sparsetrain.shrink.trace import follow, trace
 from sparsetrain.support.nearest import unknown
+from sparsetrain.support.sample import encoded_or_none
+from sparsetrain.support.wrapped import bare, unwrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +91,9 @@ class Plan:
             self.verify(as_graph=True)
         modes = self._modes if as_graph else None
         proof = self._expect() if verify and not as_graph else None
+        about = self._about(as_graph)
         shrunk, _, _ = self._cut(together, proof, modes)
+        remember(unwrapped(shrunk)[0], (), **about)
         rebuild_reducers(self.model)
         return shrunk
 
@@ -114,6 +120,22 @@ class Plan:
             return replace(self, sample=sample, graph=graph)._prove(as_graph, training)
 
         return settled(prove, self.model, self.sample)
+
+    def _about(self, as_graph: bool) -> dict[str, Any]:
+        """What `checkpoint.save_model` writes of the removal beside tensors and numbers."""
+        sample = encoded_or_none(self.sample)
+        if not as_graph:
+            return {"sample": sample}
+        inner, _ = unwrapped(self.model)
+        state = inner.state_dict()
+        origin = {
+            "shapes": {bare(inner, n): list(t.shape) for n, t in state.items()},
+            "changes": {bare(inner, n): deepcopy(c) for n, c in changes_of(state).items()},
+            "heads": self.graph.walk.heads,
+            "groups": plan_file.groups_of(self.model, self.kept, self.graph),
+            "sample": sample,
+        }
+        return {"sample": sample, "origin": origin}
 
     @cached_property
     def _modes(self) -> Modes:
@@ -191,8 +213,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; `load_plan` reads it."""
-        name = type(self.model).__name__
-        plan_file.write(Path(path), name, self.kept, self.graph, self.basis)
+        plan_file.write(Path(path), self.model, self.kept, self.graph, self.basis)
 
 
 def load_plan(
@@ -204,7 +225,7 @@ def load_plan(
         ValueError: the file is no plan, or not one of this model.
     """
     graph = trace(model, sample) if graph is None else graph
-    kept, basis = plan_file.read(Path(path), graph)
+    kept, basis = plan_file.read(Path(path), model, graph)
     scores = {name: torch.zeros(graph[name].width) for name in kept}
     for name, stay in kept.items():
         scores[name][stay] = 1

@@ -1,59 +1,79 @@
 """A plan as a JSON file: groups, their widths and the channels that stay; edit it, if you like."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsetrain.shrink.graph import Graph, Group
 from sparsetrain.support.files import write_text
 from sparsetrain.support.nearest import unknown
+from sparsetrain.support.reading import reading, text_of
+from sparsetrain.support.schema import Anything, Each, Fields, Named, Number, Text
+from sparsetrain.support.wrapped import bare, unwrapped
 
 FORMAT = "sparsetrain plan 1"
+ENTRY = Fields(
+    {"width": Number(whole=True, low=1)}, {"kept": Each(Number(whole=True, low=0, high=2**31))}
+)
+GROUPS = Named(ENTRY)
+FILE = Fields({"format": Text(), "groups": GROUPS}, {"model": Text(), "basis": Named(Anything())})
+Kept = Mapping[str, Tensor]
 
 
-def write(
-    path: Path, model: str, kept: Mapping[str, Tensor], graph: Graph, basis: Mapping[str, Any]
-) -> None:
+def write(path: Path, model: nn.Module, kept: Kept, graph: Graph, basis: Mapping[str, Any]) -> None:
     """Write what is kept and what the plan hangs on, atomically."""
-    groups = {n: {"width": graph[n].width, "kept": stay.tolist()} for n, stay in kept.items()}
+    groups = groups_of(model, kept, graph)
     lines = ",\n".join(f"    {json.dumps(n)}: {json.dumps(g)}" for n, g in groups.items())
-    head = f'{{\n  "format": {json.dumps(FORMAT)},\n  "model": {json.dumps(model)},\n'
+    name = type(unwrapped(model)[0]).__name__
+    head = f'{{\n  "format": {json.dumps(FORMAT)},\n  "model": {json.dumps(name)},\n'
     head += f'  "basis": {json.dumps(basis)},\n'
     write_text(path, f'{head}  "groups": {{\n{lines}\n  }}\n}}\n')
 
 
-def read(path: Path, graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def groups_of(model: nn.Module, kept: Kept, graph: Graph) -> dict[str, dict[str, Any]]:
+    """Bare group name -> {"width", "kept"}, as a file has it."""
+    return {
+        _bare(model, name): {"width": graph[name].width, "kept": stay.tolist()}
+        for name, stay in kept.items()
+    }
+
+
+def read(path: Path, model: nn.Module, graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The channels that stay in each free group of `graph`, and what the plan hangs on.
 
     Raises:
         ValueError: the file is no plan, or not one of this model.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} holds no plan: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ValueError(f'{path} holds no plan: it does not say "format": "{FORMAT}"')
-    groups = found.get("groups")
-    if not isinstance(groups, dict):
-        raise ValueError(f"{path} holds no groups")
-    free = {group.name: group for group in graph.free}
-    for name, entry in groups.items():
+    with reading(path, "plan"):
+        found = json.loads(text_of(path))
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError(f'it does not say "format": "{FORMAT}"')
+        FILE.check(found)
+    return kept_of(found["groups"], model, graph, str(path)), found.get("basis", {})
+
+
+def kept_of(
+    groups: Mapping[str, Any], model: nn.Module, graph: Graph, source: str
+) -> dict[str, Tensor]:
+    """Group -> the channels that stay, of all that are free, from what `groups_of` said."""
+    free = {_bare(model, group.name): group for group in graph.free}
+    stays = {_bare(model, name): entry for name, entry in groups.items()}
+    for name, entry in stays.items():
         if name not in free:
             raise unknown("group of channels that may go", name, free, listed=False)
-        if not isinstance(entry, dict) or entry.get("width") != free[name].width:
-            width = entry.get("width") if isinstance(entry, dict) else None
-            raise ValueError(f"{path}: {name} has {free[name].width} channels, not {width}")
-    stays = {n: entry.get("kept") for n, entry in groups.items()}
-    kept = {n: checked(group, stays.get(n, range(group.width))) for n, group in free.items()}
-    basis = found.get("basis", {})
-    if not isinstance(basis, dict):
-        raise ValueError(f"{path}: basis is an object, got {basis!r}")
-    return kept, basis
+        if entry["width"] != free[name].width:
+            raise ValueError(
+                f"{source}: {name} has {free[name].width} channels, not {entry['width']}"
+            )
+    return {
+        group.name: checked(group, stays.get(name, {}).get("kept", range(group.width)))
+        for name, group in free.items()
+    }
 
 
 def checked(group: Group, kept: Any) -> Tensor:
@@ -69,3 +89,9 @@ def checked(group: Group, kept: Any) -> Tensor:
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"plan: {group.name} keeps a channel twice")
     return torch.tensor(sorted(numbers))
+
+
+def _bare(model: nn.Module, group: str) -> str:
+    """The name of a group, `conv1`, `conv1#2` or `conv1 (input)`, without wrappers."""
+    tensor = re.split("[# ]", group, maxsplit=1)[0]
+    return bare(model, tensor) + group[len(tensor) :]

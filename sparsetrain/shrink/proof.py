@@ -98,7 +98,7 @@ def settled(prove: Callable[[Any], float], model: nn.Module, sample: Any) -> flo
     except Differs as difference:
         if all(p.dtype != torch.float32 for p in model.parameters()):
             raise
-        with _exactly(model, sample) as exact:
+        with exactly(model, sample) as exact:
             try:
                 return prove(exact)
             except Differs:
@@ -108,7 +108,7 @@ def settled(prove: Callable[[Any], float], model: nn.Module, sample: Any) -> flo
 
 
 @contextmanager
-def _exactly(model: nn.Module, sample: Any) -> Iterator[Any]:
+def exactly(model: nn.Module, sample: Any) -> Iterator[Any]:
     """The model in double precision for a while; yields the sample in it."""
     tensors = [*model.parameters(), *model.buffers()]
     held = [(t, t.data) for t in tensors if t.dtype == torch.float32]

@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 
 from sparsetrain.methods.method import plain
 from sparsetrain.nn import SparseLayer
+from sparsetrain.shrink.changes import remember
 from sparsetrain.support import timings
 from sparsetrain.support.nearest import unknown
+from sparsetrain.support.sample import encoded_or_none
 from sparsetrain.support.timings import Cache, Times
 from sparsetrain.swap import measure
 from sparsetrain.swap.exchange import pack_
@@ -79,6 +81,7 @@ def sparsify(
         else:
             choice.take(forced)
     layers = pack_(model, trial.packings(choice.forms), optimizer, reuse=trial.sparse)
+    remember(model, (), sample=encoded_or_none(sample))
     return choice.report(found, layers)
 
 

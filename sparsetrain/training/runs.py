@@ -28,6 +28,7 @@ from sparsetrain.optim import state_like
 from sparsetrain.shrink import Layer, trace
 from sparsetrain.support.chance import set_shared_state, shared_state
 from sparsetrain.support.files import remove_parts, write_text
+from sparsetrain.support.reading import reading
 from sparsetrain.training.assembly import (
     Setting,
     build_method,
@@ -38,10 +39,16 @@ from sparsetrain.training.assembly import (
 )
 from sparsetrain.training.config import Config
 from sparsetrain.training.execution import Execution
+from sparsetrain.training.run_state import (
+    PROGRESS,
+    STATE,
+    check_method,
+    check_optimizer,
+    check_progress,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
-PROGRESS = ("epoch", "step", "loss", "correct", "seen", "seconds", "pruning", "flops", "history")
-STATES = ("model", "optimizer", "method", "execution")
+STATES = ("optimizer", "method", "execution")
 
 
 @dataclass
@@ -123,8 +130,12 @@ def save(folder: Path | None, run: Run) -> None:
     if folder is None:
         return
     with run.execution.whole():
+        model = checkpoint.state_of(run.model)
         state = {
             "config": asdict(run.config),
+            "model": model["tensors"],
+            "changes": model["changes"],
+            "witness": checkpoint.witness_of(run.model, exact=False),
             **{name: getattr(run, name).state_dict() for name in STATES},
             "random": shared_state(run.config.torch_device),
             "threads": torch.get_num_threads(),
@@ -140,27 +151,34 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     if folder is None:
         raise ValueError("train: resume needs the run's folder")
     remove_parts(folder)
-    state = checkpoint.load(folder / CHECKPOINT)
-    if missing := {"config", *STATES, "random", "threads", *PROGRESS} - state.keys():
-        raise CheckpointError(f"{folder / CHECKPOINT} is no training run: it lacks {min(missing)}")
+    source = str(folder / CHECKPOINT)
+    state = checkpoint.load(source)
+    with reading(source, "checkpoint", CheckpointError):
+        STATE.check(state)
     _check_same(state["config"], config, folder)
     # As many as before: a sum in other parts is rounded otherwise.
     torch.set_num_threads(replace(config, threads=state["threads"]).threads or 1)
     model = build_model(config, data) if model is None else model
-    checkpoint.restore(model, state["model"], str(folder / CHECKPOINT))
+    saved = {"tensors": state["model"], "changes": state["changes"]}
+    checkpoint.restore(model, saved, source)
     layout = laid_out(config, model)
     model.to(config.torch_device, memory_format=layout.memory_format)  # type: ignore[call-overload]
-    optimizer = build_optimizer(config, model)
-    _load_optimizer(optimizer, state["optimizer"])
-    method = build_method(layout, data)
-    method.resume(model, optimizer, _on(config.torch_device, state["method"]))
-    execution = _execution(config, model, optimizer, method, data)
-    execution.load_state_dict(state["execution"])
-    layers = _layers(config, model, data)
-    execution.enter()
-    set_shared_state(state["random"])
-    progress = {k: state[k] for k in PROGRESS}
-    return Run(config, model, optimizer, method, execution, layers, **progress)
+    checkpoint.check_witness(model, state["witness"], source)
+    optimizer, method = build_optimizer(config, model), build_method(layout, data)
+    with reading(source, "checkpoint", CheckpointError):
+        check_optimizer(state["optimizer"], optimizer)
+        _load_optimizer(optimizer, state["optimizer"])
+        check_method(state["method"], model)
+        method.resume(model, optimizer, _on(config.torch_device, state["method"]))
+        execution = _execution(config, model, optimizer, method, data)
+        execution.load_state_dict(state["execution"])
+        layers = _layers(config, model, data)
+        execution.enter()
+        set_shared_state(state["random"])
+        progress = {name: state[name] for name in PROGRESS}
+        run = Run(config, model, optimizer, method, execution, layers, **progress)
+        check_progress(state, run.epochs, data.train.steps(config.batch_size, train=True))
+    return run
 
 
 def _execution(

@@ -193,13 +193,17 @@ def test_a_saved_plan_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: "{", "holds no plan"),
+        (lambda t: "{", "is damaged: Expecting property name"),
         (lambda t: t.replace("plan 1", "plan 2"), 'does not say "format"'),
         (lambda t: t.replace('"3"', '"33"'), "no group of channels that may go is called '33'"),
         (lambda t: t.replace('"width": 32', '"width": 31'), "0 has 32 channels, not 31"),
         (lambda t: t.replace("[0, ", "[0, 0, "), "keeps a channel twice"),
         (lambda t: t.replace("[0, ", "[99, "), "channels 0 to 31, got"),
-        (lambda t: t.replace("[0, ", '["a", '), "keeps a list of channel numbers"),
+        (
+            lambda t: t.replace("[0, ", '["a", '),
+            r"groups.0.kept\[0\] must be a whole number from 0",
+        ),
+        (lambda t: "[" * 10**5, "is damaged: it is nested too deeply"),
     ],
 )
 def test_damaged_plans(change, message, tmp_path):

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from sparsetrain import checkpoint, models
 from sparsetrain.checkpoint import CheckpointError
-from sparsetrain.selection.masks import prunable
+from sparsetrain.selection.masks import apply_, prunable
 
 
 def test_a_tree_of_everything_survives(tmp_path):
@@ -64,6 +64,7 @@ def test_masked_weights_are_stored_as_their_live_values(tmp_path, size):
 def test_a_sparse_file_is_small(tmp_path):
     model = models.build("vgg16", classes=10, width=0.25)
     masks = {n: torch.rand_like(p) > 0.9 for n, p in prunable(model).items()}
+    apply_(masks, model, None)
     dense, sparse = tmp_path / "dense.safetensors", tmp_path / "sparse.safetensors"
     checkpoint.save_model(dense, model)
     checkpoint.save_model(sparse, model, masks)
