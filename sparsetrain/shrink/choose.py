@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.knapsack import search
+from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.plan import Plan
 from sparsetrain.shrink.rounding import MACHINE, Limits, RoundTo, resolved
 from sparsetrain.shrink.trace import trace
@@ -35,6 +36,7 @@ def plan(
     min_channels: int = 1,
     protect: Collection[str] = (),
     frozen: str = "prune",
+    outputs: Outputs = None,
     graph: Graph | None = None,
 ) -> Plan:
     """Choose which channels of `model` go so that at most a given share of its cost stays.
@@ -56,7 +58,12 @@ def plan(
         min_channels: no group gets narrower than this.
         protect: names of modules that keep all their channels.
         frozen: "prune" or "protect" layers whose parameters require no gradient.
-        graph: what `trace(model, sample)` returns, where it is at hand or has other `heads`.
+        outputs: which of the model's results matter. By default all do, and keep their channels;
+            what is not chosen may lose some. A key, place or attribute of what it returns, such as
+            "logits", 0 or "encoder.last_hidden_state", a list of these, or a function of it. The
+            proof compares what is chosen.
+        graph: what `trace(model, sample)` returns, where it is at hand or has other `heads`; which
+            outputs matter is then said there.
 
     Raises:
         ValueError: no or several budgets, a share outside (0, 1], nothing to prune, an unknown
@@ -66,7 +73,10 @@ def plan(
     """
     shares = {"flops": flops, "parameters": parameters, "channels": channels, "memory": memory}
     what, share = budget_of("plan", shares | {"latency": latency, "widths": widths})
-    graph = protected(trace(model, sample) if graph is None else graph, model, protect)
+    if graph is not None and outputs is not None:
+        raise ValueError("plan: a graph knows which outputs matter; give them to trace instead")
+    graph = trace(model, sample, outputs=outputs) if graph is None else graph
+    graph = protected(graph, model, protect)
     graph = _with_frozen(graph, model, frozen)
     if not graph.free:
         raise ValueError(f"plan: no channel of {type(model).__name__} can go: {_reasons(graph)}")

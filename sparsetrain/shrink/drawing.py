@@ -27,15 +27,15 @@ class Run:
     walk: Walk
 
 
-def trained(model: nn.Module, sample: Any, heads: str) -> Run:
+def trained(model: nn.Module, sample: Any, like: Walk) -> Run:
     """The call in training mode with what it draws, of the sample or of that twice.
 
     Raises:
         ValueError: the model does not run so, or chance decides what runs.
     """
-    sample, program = in_training(model, sample, dropout=True)
+    sample, program = in_training(model, sample, dropout=True, outputs=like.program.wanted)
     _check_chance(program)
-    return Run(sample, follow(program, heads))
+    return Run(sample, follow(program, like.heads))
 
 
 def _check_chance(program: Program) -> None:

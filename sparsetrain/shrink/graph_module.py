@@ -47,7 +47,7 @@ class Modes:
     def of(model: nn.Module, sample: Any, walk: Walk) -> "Modes":
         training = None
         try:
-            training = trained(model, sample, walk.heads)
+            training = trained(model, sample, walk)
         except ValueError as problem:
             reason = str(problem).removeprefix("plan: ")
             warnings.warn(
@@ -114,7 +114,13 @@ def _doubled(model: nn.Module, call: Run | None, training: bool) -> list[Step] |
     if call is None:
         return None
     try:
-        steps = record(model, twice(call.sample), training, dropout=training).steps
+        steps = record(
+            model,
+            twice(call.sample),
+            training,
+            dropout=training,
+            outputs=call.walk.program.wanted,
+        ).steps
     except ValueError:
         return None
     return steps if [s.op for s in steps] == [s.op for s in call.walk.program.steps] else None

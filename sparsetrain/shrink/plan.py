@@ -23,6 +23,7 @@ from sparsetrain.shrink.changes import changes_of, remember
 from sparsetrain.shrink.drawing import Run
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import Modes, graph_module
+from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
@@ -115,7 +116,8 @@ class Plan:
         def prove(sample: Any) -> float:
             if sample is self.sample:
                 return self._prove(as_graph, training)
-            walk = follow(record(self.model, sample), self.graph.walk.heads)
+            program = record(self.model, sample, outputs=self._outputs)
+            walk = follow(program, self.graph.walk.heads)
             graph = replace(self.graph, walk=walk)
             return replace(self, sample=sample, graph=graph)._prove(as_graph, training)
 
@@ -142,6 +144,10 @@ class Plan:
         """The calls that a graph module is made of; they hang on the whole model alone."""
         return Modes.of(self.model, self.sample, self.graph.walk)
 
+    @property
+    def _outputs(self) -> Outputs:
+        return self.graph.walk.program.wanted
+
     def _prove(self, as_graph: bool, training: bool) -> float:
         modes = self._modes if as_graph else None
         trains = None
@@ -153,7 +159,7 @@ class Plan:
         return error
 
     def _trains(self, only: type[nn.Module] = nn.Module) -> Run:
-        program = record(self.model, self.sample, True, only)
+        program = record(self.model, self.sample, True, only, outputs=self._outputs)
         return Run(self.sample, follow(program, self.graph.walk.heads))
 
     def _expect(self, trains: Run | None = None) -> Proof:
@@ -217,14 +223,22 @@ class Plan:
 
 
 def load_plan(
-    path: str | Path, model: nn.Module, sample: Any, *, graph: Graph | None = None
+    path: str | Path,
+    model: nn.Module,
+    sample: Any,
+    *,
+    graph: Graph | None = None,
+    outputs: Outputs = None,
 ) -> Plan:
     """The plan that `Plan.save` wrote, for a model as it was then; edited by hand, if you like.
+
+    Args:
+        graph, outputs: as in `plan`.
 
     Raises:
         ValueError: the file is no plan, or not one of this model.
     """
-    graph = trace(model, sample) if graph is None else graph
+    graph = trace(model, sample, outputs=outputs) if graph is None else graph
     kept, basis = plan_file.read(Path(path), model, graph)
     scores = {name: torch.zeros(graph[name].width) for name in kept}
     for name, stay in kept.items():

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves
 
 from sparsetrain.shrink.mentions import Mention
+from sparsetrain.shrink.outputs import Outputs
 
 
 @dataclass(eq=False)
@@ -81,7 +82,8 @@ class Program:
 
     steps: list[Step] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
-    outputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)  # those that matter
+    wanted: Outputs = None  # which these are
     returned: tuple[list[Any], TreeSpec] | None = None  # leaves, with a Value for each tensor
     tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
     mentions: list[Mention] = field(default_factory=list)
@@ -94,7 +96,8 @@ def mark_unused(program: Program, parameters: Collection[str]) -> None:
 
     What a layer makes is a result even if it is not returned: a loss may read it in training.
     """
-    read = set(program.outputs)
+    returned = tree_leaves(program.returned and program.returned[0])
+    read = {*program.outputs, *(leaf for leaf in returned if isinstance(leaf, Value))}
     layers = _layers(program, parameters)
     for step in reversed(program.steps):
         drawn = torch.Tag.nondeterministic_seeded in step.op.tags

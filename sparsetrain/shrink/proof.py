@@ -22,6 +22,7 @@ from sparsetrain.optim import set_data_
 from sparsetrain.shrink.apply import Kept, entries, rebuild_reducers
 from sparsetrain.shrink.drawing import Means, Run
 from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.outputs import Outputs, chosen
 from sparsetrain.shrink.program import Program
 from sparsetrain.shrink.record import SEED, arguments, tensors_of
 from sparsetrain.shrink.replay import replay
@@ -49,6 +50,7 @@ class Proof:
     sample: Any
     outputs: list[Tensor]  # evaluation mode
     double: float  # what counts as rounding in double precision
+    wanted: Outputs = None  # which these outputs are
     training: "TrainingProof | None" = None
 
     def check(self, model: nn.Module) -> float:
@@ -58,7 +60,7 @@ class Proof:
             RuntimeError: it is more than rounding; of type Differs where it is just that.
         """
         try:
-            found = _outputs(model, self.sample)
+            found = _outputs(model, self.sample, self.wanted)
             error = _compare(["output"] * len(found), self.outputs, found, self.double)
             if self.training is not None:
                 error = max(error, self.training.check(model))
@@ -79,9 +81,10 @@ class TrainingProof:
     outputs: list[Tensor]
     gradients: dict[str, Tensor]
     double: float
+    wanted: Outputs
 
     def check(self, model: nn.Module) -> float:
-        outputs, gradients = _learn(model, self.sample)
+        outputs, gradients = _learn(model, self.sample, self.wanted)
         names = ["training output"] * len(outputs)
         error = _compare(names, self.outputs, outputs, self.double)
         names = [f"gradient of {name}" for name in self.gradients]
@@ -150,7 +153,8 @@ def expect_of(
     with torch.no_grad(), quietly(model, False, SEED):
         outputs = replay(walk, model, sample, stays)
     training = None if trained is None else _expect_trained(model, trained, stays)
-    return Proof(sample, _floating(outputs), _rounding(walk.program), training)
+    program = walk.program
+    return Proof(sample, _floating(outputs), _rounding(program), program.wanted, training)
 
 
 def _expect_trained(model: nn.Module, trained: Run, stays: Stays) -> TrainingProof:
@@ -160,8 +164,8 @@ def _expect_trained(model: nn.Module, trained: Run, stays: Stays) -> TrainingPro
         found = gradients(lambda: _projected(outputs), list(wanted.values()), model)
     by_name = _dense(wanted, found)
     kept = {n: _kept(g, stays.get(n, {})) for n, g in by_name.items()}
-    double = _rounding(trained.walk.program)
-    return TrainingProof(trained.sample, [o.detach() for o in outputs], kept, double)
+    outputs, program = [o.detach() for o in outputs], trained.walk.program
+    return TrainingProof(trained.sample, outputs, kept, _rounding(program), program.wanted)
 
 
 def _rounding(program: Program) -> float:
@@ -188,29 +192,32 @@ def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
     return gradient
 
 
-def _outputs(model: nn.Module, sample: Any) -> list[Tensor]:
+def _outputs(model: nn.Module, sample: Any, wanted: Outputs) -> list[Tensor]:
     args, kwargs = arguments(sample)
     with torch.no_grad(), quietly(model, False, SEED):
-        return _floating(tensors_of(model(*args, **kwargs)))
+        return _floating(tensors_of(chosen(model(*args, **kwargs), wanted)))
 
 
-def _learn(model: nn.Module, sample: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+def _learn(
+    model: nn.Module, sample: Any, wanted: Outputs
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     args, kwargs = arguments(sample)
-    wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     outputs: list[Tensor] = []
 
     def loss() -> Tensor:
-        outputs[:] = _floating(tensors_of(model(*args, **kwargs)))
+        outputs[:] = _floating(tensors_of(chosen(model(*args, **kwargs), wanted)))
         return _projected(outputs)
 
     with torch.enable_grad(), quietly(model, True, SEED), Means():
-        found = gradients(loss, list(wanted.values()), model)
-    return [o.detach() for o in outputs], _dense(wanted, found)
+        found = gradients(loss, list(trained.values()), model)
+    return [o.detach() for o in outputs], _dense(trained, found)
 
 
 def _projected(outputs: list[Tensor]) -> Tensor:
     """A fixed random projection of the outputs: its gradients are compared."""
-    return sum(((o * _projection(o)).sum() for o in outputs), start=torch.zeros(()))
+    none = torch.zeros((), requires_grad=True)  # where all are whole numbers
+    return sum(((o * _projection(o)).sum() for o in outputs), start=none)
 
 
 def _projection(output: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain.shrink import mentions
 from sparsetrain.shrink.mentions import Mentions
+from sparsetrain.shrink.outputs import NoOutput, Outputs, chosen
 from sparsetrain.shrink.program import Program, Step, Value, mark_unused
 from sparsetrain.support import modes
 from sparsetrain.support.modes import python_dice, quietly
@@ -37,12 +38,14 @@ def record(
     training: bool = False,
     only: type[nn.Module] = nn.Module,
     dropout: bool = False,
+    outputs: Outputs = None,
 ) -> Program:
     """Run `model` once on `sample`, and leave it as it was.
 
     Args:
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
         training: in training mode, with or without `dropout`, for modules of class `only` alone.
+        outputs: which of its results matter (shrink/outputs.py); by default all.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
@@ -63,6 +66,9 @@ def record(
             dice = python_dice()
             output = model(*args, **kwargs)
             recorder.program.rolls = dice != python_dice()
+            matter = chosen(output, outputs)
+    except NoOutput as error:
+        raise ValueError(f"plan: outputs: {error}") from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(
@@ -70,6 +76,10 @@ def record(
         ) from error
     recorder.program.mentions, recorder.program.scales = found.found, found.scales
     recorder.returns(output)
+    recorder.program.wanted = outputs
+    recorder.program.outputs = [recorder.value(tensor) for tensor in tensors_of(matter)]
+    if not recorder.program.outputs and outputs is not None:
+        raise ValueError(f"plan: outputs: {outputs!r} chooses no tensor of what the model returns")
     mark_unused(recorder.program, {name for name, _ in model.named_parameters()})
     return recorder.program
 
@@ -164,7 +174,6 @@ class _Recorder(TorchDispatchMode):
         found: list[Any] = []
         for leaf in leaves:
             values = [self.value(t) for t in _held(leaf)]
-            self.program.outputs += values
             plain = leaf is None or isinstance(leaf, bool | int | float | str)
             one = values[0] if isinstance(leaf, Tensor) else tuple(values)
             found.append(leaf if plain else one)

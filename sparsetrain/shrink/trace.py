@@ -19,6 +19,7 @@ from sparsetrain.shrink.graph import UNREACHED, Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
 from sparsetrain.shrink.labels import Channels, Labels, Tracer
 from sparsetrain.shrink.mentions import numbers_of
+from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.program import Program, Value
 from sparsetrain.shrink.record import in_training, record
 from sparsetrain.shrink.splits import Chooser
@@ -28,13 +29,14 @@ HEADS = ("whole", "within")
 TURNS = 8  # attempts at choosing which part of a split dimension holds the channels
 
 
-def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
+def trace(model: nn.Module, sample: Any, heads: str = "whole", outputs: Outputs = None) -> Graph:
     """The channel graph of `model`, which is left as it was.
 
     Args:
         model: any module.
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
         heads: of attention can go "whole", or what goes lies "within" all of them.
+        outputs: which of the model's results matter, and keep their channels: see `plan`.
 
     Raises:
         ValueError: the model has no numbers yet, or is sharded, or does not run on this sample; the
@@ -43,7 +45,7 @@ def trace(model: nn.Module, sample: Any, heads: str = "whole") -> Graph:
     if heads not in HEADS:
         raise unknown("way to cut heads", heads, HEADS)
     _check_tensors(model)
-    [program, *others], unseen = _programs(model, sample)
+    [program, *others], unseen = _programs(model, sample, outputs)
     walk = follow(program, heads, others)
     tracer, channels = walk.tracer, walk.channels
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
@@ -83,17 +85,19 @@ class Walk:
     heads: str = "whole"
 
 
-def _programs(model: nn.Module, sample: Any) -> tuple[list[Program], dict[str, str]]:
+def _programs(
+    model: nn.Module, sample: Any, outputs: Outputs
+) -> tuple[list[Program], dict[str, str]]:
     """The model's operations; if they leave parameters out, those in training mode as well.
 
     Also the parameters that are left out still, each with the reason.
     """
-    program = record(model, sample)
+    program = record(model, sample, outputs=outputs)
     unread = [name for name, _ in model.named_parameters() if name not in program.tensors]
     if not unread:
         return [program], {}
     try:
-        _, trained = in_training(model, sample)
+        _, trained = in_training(model, sample, outputs=outputs)
     except ValueError as problem:  # it may need labels
         why = f"{UNREACHED}, and in training mode {str(problem).removeprefix('plan: ')}"
         return [program], dict.fromkeys(unread, why)
