@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from sparsetrain.distributed import mean_over_
 from sparsetrain.methods.draws import uniform
 from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import Batch, Probing
@@ -190,6 +192,7 @@ class GraSP(Probing):
                 products = torch.autograd.grad(flow, by, materialize_grads=True)
                 for name, product in zip(total, products, strict=True):
                     total[name] += product
+        mean_over_(self._ranks, list(total.values()))
         return total
 
 
@@ -242,6 +245,7 @@ class ProsPr(Probing):
             loss = self._loss(batches[self.steps % len(batches)], tensors)
             by = list(gates.values())
             grads = torch.autograd.grad(loss, by, materialize_grads=True)
+        mean_over_(self._ranks, grads)
         scores = {n: g.abs() for n, g in zip(gates, grads, strict=True)}
         self._change(self._choose(self.sparsity, scores=scores))
 
@@ -256,10 +260,18 @@ class ProsPr(Probing):
             grads = torch.autograd.grad(
                 loss, by, create_graph=not self.first_order, materialize_grads=True
             )
-            for name, grad in zip(moving, grads, strict=True):
+            for name, grad in zip(moving, map(self._mean, grads), strict=True):
                 if self.inner_momentum:
                     before = momentum.get(name)
                     grad = grad.detach() if before is None else self.inner_momentum * before + grad
                     momentum[name] = grad
                 tensors[name] = tensors[name] - self.inner_lr * grad
         return tensors
+
+    def _mean(self, grad: Tensor) -> Tensor:
+        """Over ranks, and differentiable as the gradient is."""
+        if self._ranks is None:
+            return grad
+        from torch.distributed.nn.functional import all_reduce  # loads much that one process spares
+
+        return all_reduce(grad.contiguous(), group=self._ranks) / dist.get_world_size(self._ranks)

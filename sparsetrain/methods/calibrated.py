@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from sparsetrain.distributed import equal_over, mean_over_
 from sparsetrain.methods.blocks import blocks_of, heads_of
 from sparsetrain.methods.chain import Chain, chain_of, hooked, without_cache
 from sparsetrain.methods.masking import Masking
@@ -33,6 +34,8 @@ class Calibrated(Masking):
     The output layer of a language model (`get_output_embeddings()`, or tied to an nn.Embedding)
     stays dense, as in the code of both methods. A network with batch norms wants its statistics
     estimated again afterwards: `sparsetrain.recalibrate`. No optimizer is needed.
+
+    Where several ranks run, each with its own batches, statistics are summed over them.
 
     Attributes:
         batches: calibration inputs, each as `plan`'s sample, or (input, target) pairs where the
@@ -87,9 +90,7 @@ class Calibrated(Masking):
         owned = self._layers()
         with quietly(model, training=False), without_cache(model):
             chain = chain_of(model, blocks_of(model, owned, self.blocks), batches, owned)
-            for layer in owned.keys() & chain.unreached:
-                name = owned[layer]
-                raise self._wrong(f"the layer of {name} is not called on the batches; exclude it")
+            self._check_reached(chain, owned)
             for index in self._shown(range(len(chain.units)), len(chain.units)):
                 masks |= self._calibrate(chain, index, owned, batches)
         self._change(masks)
@@ -136,7 +137,29 @@ class Calibrated(Masking):
         with hooked(layers, see):
             for number in chain.run(index, batches, keep=False):
                 counting = _mask_of(batches[number], self.mask)
-        return {name: total / sequences[name] for name, total in totals.items()}
+        for layer, name in layers.items():
+            if name not in totals:  # another rank's batches reach it
+                totals[name] = self._statistic(columns(layer, _nothing(layer)))
+        parts = [torch.tensor(sequences[n], dtype=torch.float64) for n in totals]
+        mean_over_(self._ranks, [*totals.values(), *parts])
+        return {
+            n: total / float(part) for (n, total), part in zip(totals.items(), parts, strict=True)
+        }
+
+    def _check_reached(self, chain: Chain, owned: dict[nn.Module, str]) -> None:
+        """Every layer gets inputs, on some rank, and all ranks calibrate in one order."""
+        found = dict.fromkeys(owned.values(), 0.0)
+        found |= {name: 1.0 for layer, name in owned.items() if layer not in chain.unreached}
+        reached = torch.tensor(list(found.values()), dtype=torch.float64)
+        mean_over_(self._ranks, [reached])
+        for name, share in zip(found, reached.tolist(), strict=True):
+            if not share:
+                raise self._wrong(f"the layer of {name} is not called on the batches; exclude it")
+        names = {module: name for name, module in self._state.model.named_modules()}
+        if not equal_over(self._ranks, [[names[m] for m in unit] for unit in chain.units]):
+            raise self._wrong(
+                "the ranks' batches reach the blocks in different orders; give all the same batches"
+            )
 
     def _layers(self) -> dict[nn.Module, str]:
         """The layers to be pruned, with their weights' names."""
@@ -148,6 +171,14 @@ class Calibrated(Masking):
                 kind = type(layer).__name__
                 raise self._wrong(f"{name} is a {kind}'s; it takes Linear and Conv2d, exclude it")
         return owned
+
+
+def _nothing(layer: nn.Module) -> Tensor:
+    """An input that adds nothing to a statistic."""
+    if isinstance(layer, nn.Conv2d):
+        size = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return layer.weight.new_zeros(1, layer.in_channels, *size)
+    return layer.weight.new_zeros(1, layer.weight.shape[1])
 
 
 def _mask_of(batch: Any, name: str) -> Tensor | None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from sparsetrain.distributed import ranks_of
 from sparsetrain.methods.method import Method, overflowed
 
 MANY = 16  # calls of one hook without the other, after which it is said before training goes on
@@ -55,11 +56,13 @@ class State:
     optimizer: Optimizer | None
     ema: nn.Module | None
     scaler: GradScaler | None
+    outer: nn.Module  # the model as it was given, in its wrappers
     step: int = 0  # steps that count so far, the present one included
     lost: int = 0  # steps whose gradients overflowed
     skipped: bool = False  # the present step is one of these
     memory: dict[str, Any] = field(default_factory=dict)  # the method's own, saved with it
     calls: Calls = field(default_factory=Calls)
+    ranks: list[Any] = field(default_factory=list)  # those that choose together, once asked for
 
 
 class Loop(Method):
@@ -154,6 +157,14 @@ class Loop(Method):
         if "state" not in self.__dict__:
             raise RuntimeError(f"{type(self).__name__}: call start(model, optimizer) first")
         return self.__dict__["state"]
+
+    @property
+    def _ranks(self) -> Any:
+        """The ranks that choose together by their data; None for one process."""
+        s = self._state
+        if not s.ranks:
+            s.ranks.append(ranks_of(s.outer, type(self).__name__))
+        return s.ranks[0]
 
     def _check_optimizer(self, optimizer: Optimizer | None) -> None:
         if optimizer is None and self.NEEDS_OPTIMIZER:

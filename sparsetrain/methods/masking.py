@@ -145,7 +145,7 @@ class Masking(Loop):
         ema: nn.Module | None,
         scaler: GradScaler | None,
     ) -> None:
-        model = plain(model)
+        outer, model = model, plain(model)
         parameters = prunable(model, self._dense(model))
         if self.NEEDS_GRADIENTS:
             for name, parameter in parameters.items():
@@ -163,7 +163,7 @@ class Masking(Loop):
         )
         amounts.check(self.sparsity)
         own: dict[str, Any] = {"parameters": parameters, "masks": masks, "amounts": amounts}
-        self.__dict__["state"] = State(model, optimizer, ema, scaler, **own)
+        self.__dict__["state"] = State(model, optimizer, ema, scaler, outer, **own)
 
     def _short_of(self, what: str, due: int) -> str | None:
         """For `_missed`: what was to come at step `due` and has not."""

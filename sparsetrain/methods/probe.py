@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sparsetrain.distributed import mean_over_
 from sparsetrain.methods.masking import Masking
 from sparsetrain.shrink.record import arguments
 from sparsetrain.support.modes import quietly
@@ -25,6 +26,9 @@ class Probing(Masking):
         batches: (input, target) pairs; the input as in `plan`'s sample. Gradients are summed over
             batches.
         training: batch norms use the batch's statistics (True) or the running ones (False).
+
+    Where several ranks run, each with its own batches, gradients are averaged over them before
+    anything is chosen: all choose alike, as one would with all batches.
 
     Weights that the optimizer does not train are scored all the same. The other options are those
     of `Masking`.
@@ -63,7 +67,7 @@ class Probing(Masking):
     def _gradients_at(
         self, weights: Mapping[str, Tensor], batches: Iterable[Batch]
     ) -> dict[str, Tensor]:
-        """Gradients by these weights, summed over the batches."""
+        """Gradients by these weights, summed over the batches, as means over ranks."""
         leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
         total: list[Tensor] = []
         with self._looking():
@@ -71,6 +75,8 @@ class Probing(Masking):
                 loss = self._loss(batch, leaves)
                 grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 total = [t + g for t, g in zip(total, grads, strict=True)] if total else list(grads)
+        total = [t.contiguous() for t in total]
+        mean_over_(self._ranks, total)
         return dict(zip(weights, total, strict=True))
 
 

@@ -103,9 +103,9 @@ class Shrinking(Loop):
                 "under DistributedDataParallel every rank would score channels by its own data, and"
                 " remove others; prune first, then wrap"
             )
-        model = plain(model)
+        outer, model = model, plain(model)
         ema = None if ema is None else plain(ema)
-        self.__dict__["state"] = State(model, optimizer, ema, scaler, laws=laws_of(model))
+        self.__dict__["state"] = State(model, optimizer, ema, scaler, outer, laws=laws_of(model))
 
     def _graph(self) -> Graph:
         return protected(trace(self._state.model, self._sample), self._state.model, self.protect)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.distributed import mean_over_, ranks_of
 from sparsetrain.scores.plain import differentiable, filters, gates, one_of, slices, summed
 from sparsetrain.scores.sensitivity import Batch, sensitivities
 
@@ -57,7 +58,9 @@ class Taylor:
             count += 1
         if not count:
             raise ValueError("Taylor: there are no batches")
-        return {g.name: totals[g.name] / count / self._blocks(graph, g) for g in graph.free}
+        counts = torch.tensor([count], dtype=torch.float64)
+        mean_over_(ranks_of(model, "Taylor"), [*totals.values(), counts])
+        return {g.name: totals[g.name] / counts / self._blocks(graph, g) for g in graph.free}
 
     def _members(self, model: nn.Module, graph: "Graph", group: "Group") -> list["Member"]:
         """Whose w * g say what the channel is worth."""

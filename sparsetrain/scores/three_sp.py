@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparsetrain.distributed import mean_over_, ranks_of
 from sparsetrain.scores.plain import differentiable, filters, gates, one_of, slices, summed
 from sparsetrain.scores.sensitivity import Batch, sensitivities
 
@@ -69,6 +70,7 @@ class ThreeSP:
         which = {g.name: self._members(model, graph, g) for g in graph.free}
         names = {m.tensor for members in which.values() for m in members}
         found = sensitivities(self, model, names, self.batch)
+        mean_over_(ranks_of(model, "ThreeSP"), [found[name] for name in sorted(found)])
         return {g.name: self._score(graph, g, which[g.name], found) for g in graph.free}
 
     def _members(self, model: nn.Module, graph: "Graph", group: "Group") -> list["Member"]:
