@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 
 #include "stream.h"
 
@@ -28,23 +27,28 @@ constexpr int64_t kSmall = 1 << 14;  // scores that are all packed: no guess cou
 // Entries of scratch memory for n scores, 6 bytes each: 1.5% of n fp32 scores, and 384 KiB.
 inline int64_t scratch_entries(int64_t n) { return n / 100 + (1 << 16); }
 
-// The last threshold, moved by what k moved, if that is worth trying.
-inline bool bracket_from_last(const Warm& warm, int64_t n, int64_t k, Bracket* bracket) {
-  if (warm.key < 0 || warm.density <= 0) return false;
-  const double center = warm.key + (warm.k - double(k)) / warm.density;
-  if (2 * warm.half * warm.density > 0.5 * double(scratch_entries(n))) return false;
-  if (!(center > 0 && center < double(kInfinity))) return false;
-  bracket->lo = int32_t(std::max(center - warm.half, 0.0));
-  bracket->hi = int32_t(std::min(center + warm.half, double(kInfinity)));
+// Where the last selection says that the k-th largest is; negative: it does not.
+inline double expected_key(const Warm& warm, int64_t k) {
+  if (warm.key < 0 || warm.density <= 0) return -1;
+  const double key = warm.key + (warm.k - double(k)) / warm.density;
+  return key > 0 && key < double(kInfinity) ? key : -1;
+}
+
+// The keys around it, if that is worth trying.
+inline bool bracket_from_last(const Warm& warm, double expected, int64_t n, Bracket* bracket) {
+  if (expected < 0 || 2 * warm.half * warm.density > 0.5 * double(scratch_entries(n))) return false;
+  bracket->lo = int32_t(std::max(expected - warm.half, 0.0));
+  bracket->hi = int32_t(std::min(expected + warm.half, double(kInfinity)));
   return true;
 }
 
 // Remembers that the k-th largest is `key`, in a bracket that held `found` scores; with what was
-// expected, the next half width: four times the error, and at least half of this one.
-inline void remember(Warm& warm, uint32_t key, int64_t n, int64_t k, Bracket bracket,
-                     int64_t found) {
+// expected of the last, the next half width: four times the error, and at least half of this one.
+// How far a sample was off says nothing of the next step.
+inline void remember(Warm& warm, uint32_t key, double expected, int64_t n, int64_t k,
+                     Bracket bracket, int64_t found) {
   const double width = double(bracket.hi) - bracket.lo + 1;
-  const double error = std::abs(double(key) - (double(bracket.lo) + bracket.hi) / 2);
+  const double error = expected < 0 ? 0 : std::abs(double(key) - expected);
   warm.key = key;
   warm.k = double(k);
   warm.density = double(found) / width;
@@ -58,57 +62,110 @@ inline uint32_t scatter(uint64_t i) {
   return uint32_t((i ^ (i >> 29)) * 0xbf58476d1ce4e5b9u >> 32);
 }
 
-// As many keys as make sampling and what it saves cost the same; one from each stratum.
+constexpr int64_t kCluster = 16;  // keys beside each other: a cache line of floats
+
+// As many keys as make sampling and what it saves cost the same, in whole clusters.
 inline int64_t sample_size(int64_t n) {
   const auto wanted = int64_t(std::pow(double(n), 2.0 / 3));
-  return std::min({std::max<int64_t>(wanted, 1 << 11), n, scratch_entries(n)});
+  const int64_t size = std::min({std::max<int64_t>(wanted, 1 << 11), n, scratch_entries(n)});
+  return size / kCluster * kCluster;
 }
 
-// sample, [size]: the signed keys at one scattered position of each of `size` equal strata.
-inline void sample_keys(const Segment* segments, int64_t count, const Score& score, int64_t n,
-                        int64_t size, int32_t* sample) {
-  const auto position = [=](int64_t i) {
-    const auto begin = int64_t(double(n) / double(size) * double(i));
-    const auto end = int64_t(double(n) / double(size) * double(i + 1));
-    return std::min(begin + int64_t(scatter(i) % uint64_t(std::max<int64_t>(end - begin, 1))),
-                    n - 1);
-  };
-  int64_t i = 0, first = 0;  // first: of the segment, over all
-  for (int64_t s = 0; s < count; first += segments[s++].numel) {
-    const int64_t end = first + segments[s].numel;
-    const ScoreInput& in = segments[s].in;
-    const bool direct = with_floats(in, score, 0, [&](const auto& source) {
-      for (int64_t p; i < size && (p = position(i)) < end; i++) sample[i] = source.key(p - first);
-    });
-    for (int64_t p; !direct && i < size && (p = position(i)) < end; i++) {
-      uint32_t key;
-      score_keys(in, score, p - first, 1, &key);
-      sample[i] = int32_t(key);
-    }
+// The signed keys of `count` clusters of a segment that begin at `at`; past its end the last one
+// again.
+inline void cluster_keys(const ScoreInput& in, const Score& score, int64_t numel, const int64_t* at,
+                         int64_t count, int32_t* out) {
+  const bool direct = with_floats(in, score, 0, [&](const auto& source) {
+    for (int64_t c = 0; c < count; c++) source.fetch(at[c]);  // all at once, pages to be walked too
+    for (int64_t c = 0; c < count; c++)
+      for (int64_t j = 0; j < kCluster; j++) *out++ = source.key(std::min(at[c] + j, numel - 1));
+  });
+  for (int64_t c = 0; !direct && c < count; c++) {
+    uint32_t keys[kCluster];
+    const int64_t n = std::min(kCluster, numel - at[c]);
+    score_keys(in, score, at[c], n, keys);
+    for (int64_t j = 0; j < kCluster; j++) *out++ = int32_t(keys[std::min(j, n - 1)]);
   }
 }
 
-// Four standard errors of the k-th largest's rank to either side, in the sample, which is sorted
-// no further than that takes. Where equal keys would overflow `room`, the middle key alone, whose
-// ties need none.
-inline Bracket bracket_of_sample(int32_t* sample, int64_t size, int64_t n, int64_t k,
-                                 int64_t room) {
-  const double p = double(k) / double(n), middle = p * double(size);
-  const double slack = 4 * std::sqrt(p * (1 - p) * double(size)) + 3;
-  const auto high = int64_t(std::floor(middle - slack));
-  const int64_t low = std::min(int64_t(middle + slack), size);
-  const auto nth = [&](int64_t from, int64_t i) {
-    std::nth_element(sample + from, sample + i, sample + size, std::greater<int32_t>());
-    return sample[i];
+// sample, [clusters][kCluster]: one cluster at a scattered position of each of as many equal
+// strata. Those of strata [c, stop).
+inline void sample_keys(const Segment* segments, int64_t count, const Score& score, int64_t n,
+                        int64_t clusters, int32_t* sample, int64_t c, int64_t stop) {
+  const double stratum = double(n) / double(clusters);
+  const auto position = [=](int64_t c) {
+    const auto begin = int64_t(stratum * double(c)), end = int64_t(stratum * double(c + 1));
+    const auto width = uint64_t(std::max<int64_t>(end - begin, 1));
+    return std::min(begin + int64_t(scatter(c) * width >> 32), n - 1);
   };
-  const int32_t hi = high < 0 ? int32_t(kInfinity) : nth(0, high);
-  const int64_t center = std::min(int64_t(middle), size - 1);
-  const int32_t key = std::max(nth(std::max<int64_t>(high, 0), center), 0);
-  const int32_t lo = low >= size ? 0 : std::max(nth(center, low), 0);
-  const auto inside =
-      std::count_if(sample, sample + size, [=](int32_t x) { return x >= lo && x <= hi; });
-  const bool fits = double(inside) * double(n) / double(size) < 0.9 * double(room);
-  return fits ? Bracket{lo, std::max(hi, lo)} : Bracket{key, key};
+  int64_t first = 0, s = 0;  // the first entry of segment s, over all
+  while (c < stop) {
+    int64_t p, at[32], some = 0;
+    while (some < 32 && c + some < stop && (p = position(c + some) - first) < segments[s].numel)
+      at[some++] = p / kCluster * kCluster;
+    cluster_keys(segments[s].in, score, segments[s].numel, at, some, sample + c * kCluster);
+    c += some;
+    if (some < 32 && c < stop) first += segments[s++].numel;
+  }
+}
+
+SPARSETRAIN_LOOP void count_from(const int32_t* keys, int64_t n, int32_t least, int64_t* count) {
+  int32_t found = 0;
+  for (int64_t i = 0; i < n; i++) found += keys[i] >= least;
+  *count = found;
+}
+
+// A key that `least` to `most` of the sample reach or, where equal keys leave none, the largest
+// that `least` reach; 0 if no candidate is. By halving: counting is so fast a loop that moving keys
+// about would take longer.
+inline int32_t ranked(const int32_t* sample, int64_t size, int64_t least, int64_t most) {
+  int32_t key = 0;
+  int64_t count = size;
+  for (int32_t bit = 1 << 30; bit > 0 && count > most; bit >>= 1) {
+    int64_t reach;
+    simd<count_from>(sample, size, key + bit, &reach);
+    if (reach < least) continue;
+    key += bit;
+    count = reach;
+  }
+  return key;
+}
+
+// The variance of how many of the sample reach `least`. Clusters are independent of each other,
+// their keys are not: it is that of the clusters' counts, and no less than of independent keys.
+inline double variance(const int32_t* sample, int64_t size, int32_t least, double p) {
+  int64_t total = 0, squares = 0;
+  for (int64_t i = 0; i < size; i += kCluster) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < kCluster; j++) count += sample[i + j] >= least;
+    total += count;
+    squares += count * count;
+  }
+  const double mean = double(total) * kCluster / double(size);
+  return std::max(double(squares) - double(total) * mean, p * (1 - p) * double(size));
+}
+
+// So many standard errors of the k-th largest's rank to either side, in the sample. Where equal
+// keys would overflow `room`, the middle key alone, whose ties need none.
+inline Bracket bracket_of_sample(const int32_t* sample, int64_t size, double errors, int64_t n,
+                                 int64_t k, int64_t room) {
+  const double p = double(k) / double(n);
+  const auto middle = std::min(int64_t(p * double(size)), size - 1) + 1;
+  const int32_t near = ranked(sample, size, middle, middle + size / 64);
+  const auto slack = int64_t(errors * std::sqrt(variance(sample, size, near, p))) + 3;
+  const int64_t slop = slack / 16;  // found with fewer halvings
+  const int64_t high = middle - slack, low = middle + slack;
+  const int32_t largest = int32_t(kInfinity);  // beyond are NaNs, which end the selection anyhow
+  const int32_t hi =
+      high <= slop ? largest : std::min(ranked(sample, size, high - slop, high), largest);
+  const int32_t lo = low > size ? 0 : std::min(ranked(sample, size, low, low + slop), hi);
+  int64_t from_lo, over_hi;
+  simd<count_from>(sample, size, lo, &from_lo);
+  simd<count_from>(sample, size, hi + 1, &over_hi);
+  const double inside = double(from_lo - over_hi) * double(n) / double(size);
+  if (inside < 0.9 * double(room)) return {lo, hi};
+  const int32_t key = std::min(ranked(sample, size, middle, middle), hi);
+  return {key, key};
 }
 
 }  // namespace sparsetrain

@@ -21,11 +21,11 @@ struct Segment {
   int64_t numel;
 
   uint8_t* keep_from(int64_t i) const { return keep + (kind == MaskKind::kBits ? i / 8 : i); }
-  void set_keep(int64_t i) const {
+  void set_keep(int64_t i, bool kept) const {  // of an entry that is not kept yet
     if (kind == MaskKind::kBits)
-      keep[i / 8] |= uint8_t(1u << (i & 7));
+      keep[i / 8] |= uint8_t(kept << (i & 7));
     else
-      keep[i] = 1;
+      keep[i] = kept;
   }
 };
 

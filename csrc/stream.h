@@ -36,16 +36,17 @@ struct Found {
   }
 };
 
-// Asks for what lies half a page ahead: the hardware stops at each page, and this does not.
-inline void fetch_ahead(const float* x) {
+constexpr int64_t kAhead = 1024;  // floats, a page: the hardware stops at each, and this does not
+
+// Asks for the cache line of x[i], which may lie anywhere.
+inline void fetch_line(const float* x, int64_t i) {
 #ifdef SPARSETRAIN_X86
-  const auto there = reinterpret_cast<uintptr_t>(x) + 2048;
+  const auto there = reinterpret_cast<uintptr_t>(x) + sizeof(float) * uintptr_t(i);
   _mm_prefetch(reinterpret_cast<const char*>(there), _MM_HINT_T0);
-  _mm_prefetch(reinterpret_cast<const char*>(there + 64), _MM_HINT_T0);
 #endif
 }
 
-// Sources of keys. fetch(i) is called once for each 32 of them.
+// Sources of keys. fetch(i) asks for the 16 from the i-th on, which may lie behind the last.
 struct KeysInL1 {
   const uint32_t* x;
 
@@ -62,7 +63,7 @@ struct KeysInL1 {
 struct FloatMagnitude {
   const float* x;
 
-  void fetch(int64_t i) const { fetch_ahead(x + i); }
+  void fetch(int64_t i) const { fetch_line(x, i); }
   int32_t key(int64_t i) const { return int32_t(as_key(x[i])); }
 #ifdef SPARSETRAIN_X86
   SPARSETRAIN_AVX2 __m256i key8(int64_t i) const {
@@ -79,7 +80,7 @@ struct FloatMagnitude {
 struct FloatProduct {
   const float *w, *g;
 
-  void fetch(int64_t i) const { fetch_ahead(w + i), fetch_ahead(g + i); }
+  void fetch(int64_t i) const { fetch_line(w, i), fetch_line(g, i); }
   int32_t key(int64_t i) const { return int32_t(as_key(w[i] * g[i])); }
 #ifdef SPARSETRAIN_X86
   SPARSETRAIN_AVX2 __m256i key8(int64_t i) const {
@@ -148,7 +149,8 @@ SPARSETRAIN_AVX2 void stream_avx2(const Source& source, int64_t n, int64_t base,
   __m256i above = _mm256_setzero_si256(), top = _mm256_set1_epi32(found.top);
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
-    source.fetch(i);
+    source.fetch(i + kAhead);
+    source.fetch(i + kAhead + 16);
     const __m256i a = source.key8(i), b = source.key8(i + 8);
     const __m256i c = source.key8(i + 16), d = source.key8(i + 24);
     top = _mm256_max_epi32(top, _mm256_max_epi32(_mm256_max_epi32(a, b), _mm256_max_epi32(c, d)));
@@ -199,17 +201,17 @@ SPARSETRAIN_AVX512 void stream_avx512(const Source& source, int64_t n, int64_t b
   __m512i top = _mm512_set1_epi32(found.top);
   int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
-    uint64_t flags = 0;
-    source.fetch(i);
-    source.fetch(i + 32);
-    for (int j = 0; j < 64; j += 16) {
-      const __m512i key = source.key16(i + j);
-      const __mmask16 over = _mm512_cmpgt_epi32_mask(key, hi);
-      const __mmask16 in = __mmask16(_mm512_cmpgt_epi32_mask(key, under) & ~over);
-      top = _mm512_maskz_max_epi32(0xffff, top, key);
-      flags |= uint64_t(over) << j;
-      if (in) pack16(key, in, base + i + j, found);
+    uint64_t flags = 0, from = 0;
+    __m512i key[4];
+    for (int j = 0; j < 4; j++) {
+      source.fetch(i + 16 * j + kAhead);
+      key[j] = source.key16(i + 16 * j);
+      top = _mm512_maskz_max_epi32(0xffff, top, key[j]);
+      flags |= uint64_t(_mm512_cmpgt_epi32_mask(key[j], hi)) << 16 * j;
+      from |= uint64_t(_mm512_cmpgt_epi32_mask(key[j], under)) << 16 * j;
     }
+    if (const uint64_t in = from & ~flags)
+      for (int j = 0; j < 4; j++) pack16(key[j], __mmask16(in >> 16 * j), base + i + 16 * j, found);
     found.above += _mm_popcnt_u64(flags);
     if (kind == MaskKind::kBytes)
       _mm512_storeu_si512(keep + i, _mm512_maskz_set1_epi8(flags, 1));

@@ -22,6 +22,7 @@
 #include "radix.h"
 #include "segments.h"
 #include "stream.h"
+#include "vec.h"
 
 namespace sparsetrain {
 
@@ -157,24 +158,31 @@ class TopkMask {
     if (n_ == 0) return true;
     Scratch scratch(n_);
     Bracket bracket = kWhole;
-    if (n_ > kSmall && bracket_from_last(warm, n_, k, &bracket)) {
+    const double expected = expected_key(warm, k);
+    if (n_ > kSmall && bracket_from_last(warm, expected, n_, &bracket)) {
       warm.path = kFromLast;
-      if (select_in(bracket, k, scratch, warm)) return true;
+      if (select_in(bracket, k, expected, scratch, warm)) return true;
     }
-    if (n_ > kSmall) bracket = sampled(k, scratch);
     warm.path = kFromSample;
-    return select_in(bracket, k, scratch, warm);
+    if (n_ <= kSmall) return select_in(bracket, k, expected, scratch, warm);
+    // One in 370 falls out of three errors, which is cheaper than what more would always pack.
+    return select_in(sampled(k, 3, scratch), k, expected, scratch, warm) ||
+           select_in(sampled(k, 8, scratch), k, expected, scratch, warm);
   }
 
-  Bracket sampled(int64_t k, const Scratch& scratch) {
+  Bracket sampled(int64_t k, double errors, const Scratch& scratch) {
     const int64_t size = sample_size(n_);
     auto* sample = reinterpret_cast<int32_t*>(scratch.keys.get());
-    sample_keys(segments_, count_, score_, n_, size, sample);
-    return bracket_of_sample(sample, size, n_, k, scratch.entries);
+    const int64_t clusters = size / kCluster, some = 128;  // that a thread takes at a time
+    parallel_((clusters + some - 1) / some, [&](int64_t begin, int64_t end) {
+      sample_keys(segments_, count_, score_, n_, clusters, sample, begin * some,
+                  std::min(end * some, clusters));
+    });
+    return bracket_of_sample(sample, size, errors, n_, k, scratch.entries);
   }
 
   // Whether the k-th largest was in the bracket, and the masks are written.
-  bool select_in(Bracket bracket, int64_t k, Scratch& scratch, Warm& warm) {
+  bool select_in(Bracket bracket, int64_t k, double expected, Scratch& scratch, Warm& warm) {
     std::vector<Packed> packed(tiles_.size());
     const Stream pass = stream(bracket, scratch, packed);
     const int64_t rank = k - pass.above;
@@ -192,7 +200,7 @@ class TopkMask {
       cut = cut_at(scratch, {lo, bits}, rank, pass.found, parallel_);
       set_packed(cut, scratch, packed);
     }
-    remember(warm, std::min(cut.from, hi), n_, k, bracket, pass.found);
+    remember(warm, std::min(cut.from, hi), expected, n_, k, bracket, pass.found);
     return true;
   }
 
@@ -219,20 +227,30 @@ class TopkMask {
     return total;
   }
 
+  // Without a branch, as half of the packed keys are kept, and on copies, which no byte of a mask
+  // can be taken to change.
   void set_packed(const Cut& cut, const Scratch& scratch, const std::vector<Packed>& packed) {
     std::vector<int64_t> ties(tiles_.size());
     for_each_tile([&](int64_t t) {
-      const Segment& segment = segment_of(t);
-      for (int64_t i = packed[t].offset; i < packed[t].offset + packed[t].count; i++) {
-        if (scratch.keys[i] >= cut.from) segment.set_keep(tiles_[t].begin + scratch.at[i]);
-        ties[t] += scratch.keys[i] == cut.tie;
+      const Segment segment = segment_of(t);
+      const Packed mine = packed[t];
+      const uint32_t *keys = &scratch.keys[mine.offset], from = cut.from, tie = cut.tie;
+      const uint16_t* at = &scratch.at[mine.offset];
+      const int64_t begin = tiles_[t].begin;
+      for (int64_t i = 0; i < mine.count; i++) prefetch(segment.keep_from(begin + at[i]));
+      int64_t found = 0;
+      for (int64_t i = 0; i < mine.count; i++) {
+        segment.set_keep(begin + at[i], keys[i] >= from);
+        found += keys[i] == tie;
       }
+      ties[t] = found;
     });
+    if (cut.ties == 0) return;
     share_out(cut.ties, ties);
     for_each_tile([&](int64_t t) {
       for (int64_t i = packed[t].offset, left = ties[t]; left > 0; i++)
         if (scratch.keys[i] == cut.tie)
-          segment_of(t).set_keep(tiles_[t].begin + scratch.at[i]), left--;
+          segment_of(t).set_keep(tiles_[t].begin + scratch.at[i], true), left--;
     });
   }
 
@@ -284,7 +302,7 @@ class TopkMask {
       if (mine == 0) return;
       visit_blocks(t, [&](const uint32_t* keys, int64_t n, int64_t offset) {
         for (int64_t i = 0; i < n && mine > 0; i++)
-          if (keys[i] == cut.tie) segment_of(t).set_keep(offset + i), mine--;
+          if (keys[i] == cut.tie) segment_of(t).set_keep(offset + i, true), mine--;
       });
     });
   }

@@ -115,7 +115,10 @@ int main() {
       {"within", 0, true, MaskKind::kBytes},      {"within, zeros", 2, true, MaskKind::kBits},
       {"all zero", 1, false, MaskKind::kBytes},
   };
+  std::vector<int64_t> small(1500);  // than a cluster of the sample, or hardly larger
+  for (int64_t& n : small) n = random() % 40;
   for (const Kind& kind : kinds) {
+    test(random, kind, small);
     test(random, kind, {0, 1, 7, 63, 65, 0, 8193});
     test(random, kind, {100003});
     test(random, kind, {70001, 31, 150000, 9});

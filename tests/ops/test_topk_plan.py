@@ -29,6 +29,36 @@ def test_the_second_call_starts_from_the_first():
     assert set(paths[1:]) == {"last"}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_what_does_not_change_is_never_sampled_again(seed):
+    w = torch.randn(N, generator=torch.Generator().manual_seed(seed))
+    plan = TopkMask([w])
+    paths = []
+    for _ in range(3):
+        assert equal(plan, [w], None, N // 10)
+        paths.append(path(plan))
+    assert paths == ["sample", "last", "last"]
+
+
+@pytest.mark.parametrize("run", [16, 300, 5000])
+def test_scores_that_are_alike_beside_each_other(run):
+    scales = torch.randn(N // run + 1).exp().repeat_interleave(run)[:N]
+    w = scales * (1 + 0.01 * torch.rand(N))
+    plan = TopkMask([w])
+    for k in (N // 100, N // 10, N // 2):
+        plan._warm.fill_(-1.0)
+        assert equal(plan, [w], None, k)
+        assert path(plan) == "sample"
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_nan_of_any_bits_among_the_sample(at):
+    w = torch.randn(N)
+    w[at::2] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    with pytest.raises(ValueError, match=rf"tensor 0 has {N // 2} NaN entries"):
+        TopkMask([w])(None, N // 10)
+
+
 def test_a_jump_is_found_again_by_a_sample():
     weights = [torch.randn(N)]
     plan = TopkMask(weights)
