@@ -16,10 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from sparsetrain.ops import gather_channels
 from sparsetrain.optim import set_data_
 from sparsetrain.shrink.attached import Together
-from sparsetrain.shrink.attributes import Sizes, tensor_sizes, traced_sizes
+from sparsetrain.shrink.attributes import heads_by_module, tensor_sizes
 from sparsetrain.shrink.changes import REMOVAL, remember, removal_of
 from sparsetrain.shrink.graph import Graph
+from sparsetrain.shrink.held import hold, plain_part
+from sparsetrain.shrink.needs import Numbers, changed_numbers
 from sparsetrain.shrink.small import Small, Stays
+from sparsetrain.shrink.terms import Held
 from sparsetrain.support.modes import quietly
 from sparsetrain.support.wrapped import bare, unwrapped
 
@@ -34,6 +37,7 @@ class Cut:
         self._model = model
         self._before: list[tuple[Tensor, Tensor]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
+        self._numbers: list[tuple[nn.Module, Held, Any]] = []
 
     def undo(self) -> None:
         """Put every tensor and attribute back."""
@@ -41,6 +45,8 @@ class Cut:
             set_data_(tensor, data)
         for module, name, value in reversed(self._attributes):
             setattr(module, name, value)
+        for model, place, number in reversed(self._numbers):
+            hold(model, place, number)
         rebuild_reducers(self._model)
 
     def shrink(self, tensors: list[Tensor], stays: list[dict[int, Tensor]]) -> None:
@@ -78,13 +84,19 @@ class Cut:
         self._attributes.append((module, REMOVAL, removal_of(module)))
         remember(module, names, **about)
 
+    def hold(self, model: nn.Module, numbers: Numbers) -> None:
+        """Set numbers that modules keep, wherever they do."""
+        for place, number in numbers.items():
+            self._numbers.append((model, place, hold(model, place, number)))
+            self.note(model.get_submodule(place.module), [plain_part(model, place)])
+
 
 def cut_channels(together: Together, kept: Kept) -> Cut:
     """Remove all channels that are not in `kept`; on an error everything is as it was."""
     model, graph, average = together.model, together.graph, together.average
     cut, stay = Cut(model), entries(graph, kept)
     small = Small(graph.walk, stay)
-    sizes = traced_sizes(model, small)
+    numbers, heads = changed_numbers(model, small), heads_by_module(model, small)
     cuts = [(tensor, by_dim) for name, by_dim in stay.items() for tensor in together.of(name)]
     numbered = {name: together.of(name) for name in small.walk.tracer.numbers}
     try:
@@ -94,10 +106,12 @@ def cut_channels(together: Together, kept: Kept) -> Cut:
                 [{d: i for d, i in by_dim.items() if t.shape[d] > 1} for t, by_dim in cuts],
             )
             _renumber(cut, small, numbered)
-        _resize(cut, model, sizes)
+        _resize(cut, model, heads)
+        cut.hold(model, numbers)
         _note_buffers(cut, model, stay.keys() | numbered)
         if average is not None:
-            _resize(cut, average, _same_modules(sizes, model, average))
+            _resize(cut, average, _same_modules(heads, model, average))
+            cut.hold(average, _unwrapped(numbers, model))
             _note_buffers(cut, average, {bare(model, n) for n in stay.keys() | numbered})
     except BaseException:
         cut.undo()
@@ -198,13 +212,12 @@ def _renumber(cut: Cut, small: Small, numbered: Mapping[str, list[Tensor]]) -> N
             cut.replace(tensor, now.to(tensor)[tensor])
 
 
-def _resize(cut: Cut, model: nn.Module, sizes: Sizes) -> None:
+def _resize(cut: Cut, model: nn.Module, heads: Mapping[nn.Module, int]) -> None:
     with quietly(model, training=False):  # where weights are computed, reading one may count
         for module in reversed(list(model.modules())):  # what a whole says hangs on its parts
-            own = sizes.get(module, {})
-            cut.resize(module, tensor_sizes(module, own.get("num_heads", 0)) | own)
-            if own:
-                cut.note(module, own)
+            cut.resize(module, tensor_sizes(module, heads.get(module, 0)))
+            if module in heads:
+                cut.note(module, ["num_heads"])
 
 
 def _note_buffers(cut: Cut, model: nn.Module, names: Iterable[str]) -> None:
@@ -215,9 +228,20 @@ def _note_buffers(cut: Cut, model: nn.Module, names: Iterable[str]) -> None:
             cut.note(module, [leaf])
 
 
-def _same_modules(sizes: Sizes, model: nn.Module, copy: nn.Module) -> Sizes:
+def _same_modules(
+    heads: Mapping[nn.Module, int], model: nn.Module, copy: nn.Module
+) -> dict[nn.Module, int]:
     names = {module: name for name, module in unwrapped(model)[0].named_modules()}
-    return {copy.get_submodule(names[module]): found for module, found in sizes.items()}
+    return {copy.get_submodule(names[module]): found for module, found in heads.items()}
+
+
+def _unwrapped(numbers: Numbers, model: nn.Module) -> Numbers:
+    """The same places in what the model's wrappers hold."""
+    _, prefix = unwrapped(model)
+    return {
+        Held(f"{place.module}.".removeprefix(prefix).removesuffix("."), place.path): number
+        for place, number in numbers.items()
+    }
 
 
 def _selected(tensor: Tensor, stays: dict[int, Tensor]) -> Tensor:

@@ -1,8 +1,8 @@
 """What a removal changes in modules beside parameters and persistent buffers, remembered on them.
 
-Numbers (`num_heads`, the sizes of a split) and buffers that are not persistent are in no
-state_dict. A module that one of them changed in keeps their names, and so do its deep copies; in
-a state_dict their values stand in `_metadata`, where torch's modules keep their versions.
+Numbers (`num_heads`, the sizes of a split, `config.heads`) and buffers that are not persistent are
+in no state_dict. A module that one of them changed in keeps their names, and so do its deep copies;
+in a state_dict their values stand in `_metadata`, where torch's modules keep their versions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -79,7 +79,8 @@ def take_on(model: nn.Module, changes: Changes) -> None:
             if isinstance(own, Tensor):
                 set_data_(own, value.to(own.device, own.dtype, copy=True))
             else:
-                setattr(module, attribute, _as(own, value))
+                holder, leaf = _holder(module, attribute)
+                holder[leaf] = _as(own, value)
 
 
 def _tell(module: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
@@ -89,7 +90,19 @@ def _tell(module: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) 
 
 
 def _held(module: nn.Module, name: str) -> Any:
-    return module._buffers[name] if name in module._buffers else vars(module).get(name)
+    if name in module._buffers:
+        return module._buffers[name]
+    holder, leaf = _holder(module, name)
+    return holder.get(leaf)
+
+
+def _holder(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Where an attribute stands; that of an object which the module holds is "config.heads"."""
+    *objects, leaf = name.split(".")
+    holder = vars(module)
+    for key in objects:
+        holder = getattr(holder.get(key), "__dict__", {})
+    return holder, leaf
 
 
 def _alike(own: Any, value: Any) -> bool:

@@ -4,7 +4,8 @@ Every entry along a dimension of a tensor has a label; operations tie labels tog
 that cannot go. All ties are collected and the classes found at the end, in time linear in them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,15 @@ class Tracer:
     def fresh(self, size: int) -> np.ndarray:
         self.count += size
         return np.arange(self.count - size, self.count)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Follow a step whose results nothing reads: it ties and fixes nothing."""
+        ties, fixes, splits = len(self.ties), len(self.fixes), len(self.splits)
+        try:
+            yield
+        finally:
+            del self.ties[ties:], self.fixes[fixes:], self.splits[splits:]
 
     def tie(self, a: Labels, b: Labels, why: str) -> Labels:
         """Make entries of `a` and `b` the same channels; an untracked side fixes the other."""

@@ -1,41 +1,48 @@
-"""Numbers of modules that their code gives to operations: `x.view(n, -1, self.head_dim)`.
+"""Numbers of modules and sizes of tensors that a model's code gives to operations.
 
-While a model is recorded, the whole numbers among its modules' attributes know whose they are. A
-call that is given one is remembered with the steps that it takes: what these steps need in the
-smaller network is what the attribute has to be (shrink/attributes.py).
+A call such as `x.view(n, -1, self.head_dim)` is remembered with the steps that it takes: what these
+steps need in the smaller network is what the code has to compute there (shrink/needs.py).
 """
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from sparsetrain.shrink.held import replace_numbers
+from sparsetrain.shrink.terms import Book, Own, Size, Term, term_of
+
 
 @dataclass(frozen=True)
 class Mention:
-    """A call whose numbers include a module's attribute."""
+    """A call whose numbers include some that are computed from modules' numbers or from sizes."""
 
-    module: str
-    attribute: str
     numbers: tuple[int, ...]  # all that the call was given, in order
-    place: int  # of the attribute among them
+    terms: tuple[Term, ...]  # what each is computed from
     steps: range  # of the program
 
 
 class Mentions(TorchFunctionMode):
-    """Find mentions while it is entered; `steps` are those of the program, as they are recorded."""
+    """Find mentions while it is entered.
 
-    def __init__(self, model: nn.Module, steps: list) -> None:
+    Args:
+        steps: those of the program, as they are recorded.
+        known: the record of a tensor, or None.
+    """
+
+    def __init__(self, model: nn.Module, steps: list, known: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.found: list[Mention] = []
-        self.scales: set[tuple[str, str]] = set()  # (module, attribute) that became a fraction
-        self._model, self._steps = model, steps
+        self.book = Book()
+        self._model, self._steps, self._known = model, steps, known
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first = len(self._steps)
@@ -44,30 +51,41 @@ class Mentions(TorchFunctionMode):
             _mark_scales(self._steps[first:], (kwargs or {}).get("scale"))
         if len(self._steps) > first:
             numbers = numbers_of((args, kwargs))
-            for place, number in enumerate(numbers):
-                if isinstance(number, _Own):
-                    steps = range(first, len(self._steps))
-                    self.found.append(Mention(*number.owner, numbers, place, steps))
+            if any(isinstance(n, Own) for n in numbers):
+                plain, terms = tuple(map(int, numbers)), tuple(map(term_of, numbers))
+                self.found.append(Mention(plain, terms, range(first, len(self._steps))))
+        elif func == SHAPE or func in SIZES:
+            return self._sized(func, args, kwargs or {}, result)
         return result
+
+    def _sized(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """Sizes that know whose they are."""
+        value = self._known(args[0])
+        if value is None or len(value.shape) != args[0].dim():
+            return result
+        each = [self._own(n, Size(value, d)) for d, n in enumerate(args[0].shape)]
+        if isinstance(result, torch.Size):
+            return torch.Size(each)
+        if func is Tensor.numel:
+            return reduce(operator.mul, each, 1)
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        return each[dim] if isinstance(dim, int) else result
 
     @contextmanager
     def marked(self) -> Iterator[None]:
-        """Attributes that know whose they are; afterwards they are plain numbers again."""
-        before: list[tuple[dict[str, Any], str, int]] = []
-        for name, module in self._model.named_modules():
-            if type(module).__module__.startswith("torch.nn.modules"):
-                continue
-            for attribute, value in list(vars(module).items()):
-                if type(value) is int and value > 1:
-                    before.append((vars(module), attribute, value))
-                    own = vars(module)[attribute] = _Own(value)
-                    own.owner, own.scales = (name, attribute), self.scales
+        """Modules' numbers know whose they are; afterwards they are plain again."""
+        replace_numbers(self._model, self._own)
         try:
             yield
         finally:
-            for attributes, attribute, value in before:
-                if isinstance(attributes.get(attribute), _Own):
-                    attributes[attribute] = value
+            replace_numbers(self._model, lambda n, _: int(n))
+
+    def _own(self, number: int, term: Term) -> int:
+        return Own.of(number, term, self.book) if number > 1 else number
+
+
+SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+SIZES = (Tensor.size, Tensor.numel)
 
 
 def _mark_scales(steps: list, scale: float | None) -> None:
@@ -75,30 +93,6 @@ def _mark_scales(steps: list, scale: float | None) -> None:
     scaled = [step for step in steps if step.op is torch.ops.aten.mul.Scalar]
     for step, dim in zip(scaled, (-1, -2) if scale is None else (), strict=False):
         step.scales = dim
-
-
-class _Own(int):
-    """A number that a module keeps; what is computed from it is a plain number."""
-
-    owner: tuple[str, str]
-    scales: set[tuple[str, str]]
-
-    def __float__(self) -> float:
-        self.scales.add(self.owner)
-        return float(int(self))
-
-    def __truediv__(self, other: Any) -> Any:
-        return float(self) / other
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return other / float(self)
-
-    def __pow__(self, power: Any, modulus: int | None = None) -> Any:
-        return (
-            pow(int(self), power, modulus)
-            if isinstance(power, int) and power > 0
-            else (float(self) ** power)
-        )
 
 
 def numbers_of(arguments: Any) -> tuple[int, ...]:

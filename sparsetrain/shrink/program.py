@@ -11,6 +11,7 @@ from torch.utils._pytree import TreeSpec, tree_leaves
 
 from sparsetrain.shrink.mentions import Mention
 from sparsetrain.shrink.outputs import Outputs
+from sparsetrain.shrink.terms import Held, Term
 
 
 @dataclass(eq=False)
@@ -87,7 +88,8 @@ class Program:
     returned: tuple[list[Any], TreeSpec] | None = None  # leaves, with a Value for each tensor
     tensors: dict[str, Value] = field(default_factory=dict)  # parameters and buffers that are read
     mentions: list[Mention] = field(default_factory=list)
-    scales: set[tuple[str, str]] = field(default_factory=set)  # attributes that became fractions
+    scales: set[Held] = field(default_factory=set)  # numbers of modules that became fractions
+    equal: list[tuple[Term, Term]] = field(default_factory=list)  # numbers that were found equal
     rolls: bool = False  # whether the model drew from Python's or numpy's generator
 
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sparsetrain.shrink import mentions
+from sparsetrain.shrink import mentions, terms
 from sparsetrain.shrink.mentions import Mentions
 from sparsetrain.shrink.outputs import NoOutput, Outputs, chosen
 from sparsetrain.shrink.program import Program, Step, Value, mark_unused
@@ -29,7 +29,12 @@ from sparsetrain.support.modes import python_dice, quietly
 INDEX = (torch.int64, torch.int32)
 SEED = 0  # of what a model draws while it is looked at: the same in all its runs
 TORCH = str(Path(str(torch.__file__)).parent)
-OWN = {__file__, mentions.__file__, modes.__file__}  # files whose code is never the model's
+OWN = {
+    __file__,
+    mentions.__file__,
+    terms.__file__,
+    modes.__file__,
+}  # files whose code is never the model's
 
 
 def record(
@@ -39,6 +44,7 @@ def record(
     only: type[nn.Module] = nn.Module,
     dropout: bool = False,
     outputs: Outputs = None,
+    results: list[list[Tensor]] | None = None,
 ) -> Program:
     """Run `model` once on `sample`, and leave it as it was.
 
@@ -46,13 +52,14 @@ def record(
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
         training: in training mode, with or without `dropout`, for modules of class `only` alone.
         outputs: which of its results matter (shrink/outputs.py); by default all.
+        results: gets copies of what each step makes, also where the model breaks off.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
     """
     args, kwargs = arguments(sample)
-    recorder = _Recorder(model, (args, kwargs))
-    found = Mentions(model, recorder.program.steps)
+    recorder = _Recorder(model, (args, kwargs), results)
+    found = Mentions(model, recorder.program.steps, recorder.known)
     try:
         with (
             torch.set_grad_enabled(training),  # attention has other operations where it learns
@@ -74,14 +81,15 @@ def record(
         raise ValueError(
             f"plan: {type(model).__name__} does not run on this sample: {reason}"
         ) from error
-    recorder.program.mentions, recorder.program.scales = found.found, found.scales
+    program, book = recorder.program, found.book
+    program.mentions, program.scales, program.equal = found.found, book.scales, book.equal
     recorder.returns(output)
-    recorder.program.wanted = outputs
-    recorder.program.outputs = [recorder.value(tensor) for tensor in tensors_of(matter)]
-    if not recorder.program.outputs and outputs is not None:
+    program.wanted = outputs
+    program.outputs = [recorder.value(tensor) for tensor in tensors_of(matter)]
+    if not program.outputs and outputs is not None:
         raise ValueError(f"plan: outputs: {outputs!r} chooses no tensor of what the model returns")
-    mark_unused(recorder.program, {name for name, _ in model.named_parameters()})
-    return recorder.program
+    mark_unused(program, {name for name, _ in model.named_parameters()})
+    return program
 
 
 def in_training(model: nn.Module, sample: Any, **options: Any) -> tuple[Any, Program]:
@@ -132,9 +140,10 @@ def _held(leaf: Any) -> list[Tensor]:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, results: list | None) -> None:
         super().__init__()
         self.program = Program()
+        self._results = results
         self._known = WeakTensorKeyDictionary()
         self._scope: list[str] = []
         for name, tensor in model.named_parameters():
@@ -153,9 +162,15 @@ class _Recorder(TorchDispatchMode):
         scope = self._scope[-1] if self._scope else ""
         step = Step(func, given, named, outputs, scope, _line())
         self.program.steps.append(step)
+        if self._results is not None:
+            self._results.append([t.detach().clone() for t in tensors])
         for value, tensor in zip(outputs, tensors, strict=True):
             value.known = _numbers(tensor) if step.constant else None
         return results
+
+    def known(self, tensor: Tensor) -> Value | None:
+        """The record of a tensor, if there is one; nothing is noted."""
+        return self._known.get(tensor)
 
     def value(self, tensor: Tensor) -> Value:
         """The record of a tensor; one that nothing recorded made is a constant."""

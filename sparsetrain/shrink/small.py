@@ -39,3 +39,14 @@ class Small:
     def shape(self, value: Value) -> list[int]:
         alive = self.alive(value)
         return [len(alive[d]) if d in alive else n for d, n in enumerate(value.shape)]
+
+    def size(self, value: Value, dim: int) -> int:
+        """Of one dimension, whether or not its channels were followed."""
+        return self.shape(value)[dim] if value in self.walk.tracer.dims else value.shape[dim]
+
+    def sizes(self, value: Value) -> list[tuple[int, int]]:
+        """What its dimensions that hold channels were, and are."""
+        dims = self.walk.tracer.dims.get(value, [])
+        new = self.shape(value) if dims else []
+        sizes = zip(dims, value.shape, new, strict=False)
+        return [(old, now) for labels, old, now in sizes if labels is not None]

@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import nn
 
+from sparsetrain.shrink.agreement import agree
 from sparsetrain.shrink.graph import UNREACHED, Graph, ReLU
 from sparsetrain.shrink.groups import Owners, groups_of
-from sparsetrain.shrink.labels import Channels, Labels, Tracer
-from sparsetrain.shrink.mentions import numbers_of
+from sparsetrain.shrink.labels import Channels, Tracer
 from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.program import Program, Value
 from sparsetrain.shrink.record import in_training, record
@@ -146,25 +146,8 @@ def _labelled(programs: Sequence[Program], choices: dict[tuple, int], whole_grou
     tracer.step += 1
     for program in programs:
         tracer.fix_all(program.outputs, "it is the model's output")
-        _agree(tracer, program)
+        agree(tracer, program)
     return tracer
-
-
-def _agree(tracer: Tracer, program: Program) -> None:
-    """Dimensions whose size is one attribute of a module have one size: they go together."""
-    counted: dict[tuple[str, str], Labels] = {}
-    for mention in program.mentions:
-        for step in program.steps[mention.steps.start : mention.steps.stop]:
-            shape = step.outputs[0].shape if step.outputs else ()
-            sizes = mention.numbers
-            if len(shape) != len(sizes) or numbers_of(step.args[1:]) != sizes:
-                continue
-            if any(n not in (-1, size) for n, size in zip(sizes, shape, strict=True)):
-                continue  # they are no shape: those of a split
-            labels = tracer.dims[step.outputs[0]][mention.place]
-            if labels is not None:
-                first = counted.setdefault((mention.module, mention.attribute), labels)
-                tracer.tie(first, labels, f"{mention.attribute} of {mention.module} counts it")
 
 
 def _begin(tracer: Tracer, programs: Sequence[Program]) -> None:

@@ -35,7 +35,12 @@ def apply_rule(tracer: Tracer, step: Step) -> None:
     """Give the step's results their labels."""
     for value in step.values:
         tracer.dims.setdefault(value, untracked(value))  # a constant
-    each = _each(_rule_of(step.op)(tracer, step)) if step.used else []
+    each: list[Dims] = []
+    if step.used:
+        each = _each(_rule_of(step.op)(tracer, step))
+    elif not step.computes:  # the code may look at its shape
+        with tracer.quietly():
+            each = _each(_rule_of(step.op)(tracer, step))
     _origins(tracer, step)
     for i, value in enumerate(step.outputs):
         tracer.dims[value] = each[i] if i < len(each) else untracked(value)

@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterator
 
 import numpy as np
 
 from sparsetrain.shrink.labels import Dims, Labels, Split, Tracer
 from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.registry import positive, rule, unknown, untracked
+from sparsetrain.shrink.runs import matching_runs
 
 FEW = 4  # parts of a dimension, below which they are q, k and v, or halves, rather than channels
 
@@ -25,7 +25,7 @@ def reshape(t: Tracer, step: Step) -> Dims:
     if 0 in after:
         return untracked(step.outputs[0])
     result: Dims = untracked(step.outputs[0])
-    for run, (old, new) in enumerate(_matching_runs(before, after)):
+    for run, (old, new) in enumerate(matching_runs(before, after)):
         tracked = [d for d in old if dims[d] is not None and before[d] > 1]
         wide = [d for d in new if after[d] > 1]
         if tracked and wide:
@@ -89,24 +89,6 @@ def _chosen(t: Tracer, step: Step, run: int, options: list, inputs: int) -> int:
         labels = [options[i][-1] for i in order]
         t.splits.append(Split(key, like, t.step, labels, chosen, order.index(len(options) - 1)))
     return order[chosen]
-
-
-def _matching_runs(
-    before: tuple[int, ...], after: tuple[int, ...]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Shortest runs of old and new dimensions with equal products."""
-    i = j = 0
-    while i < len(before) or j < len(after):
-        old, new = [], []
-        a = b = 1
-        while not (old or new) or a != b:
-            if (a <= b and i < len(before)) or j == len(after):
-                a, i = a * before[i], i + 1
-                old.append(i - 1)
-            else:
-                b, j = b * after[j], j + 1
-                new.append(j - 1)
-        yield old, new
 
 
 @rule("permute")
