@@ -7,7 +7,8 @@ Needs the packages of the extra `coverage`. Each network in a process of its own
 counts if half of each group of its channels is removed, the result equals the network with those
 channels cut (shrink/proof.py) to 1e-4, runs forward and backward, and keeps at most 45% of its
 prunable parameters (those of tensors that can lose channels), all of it within 60 s of one core's
-time, tracing included.
+time, tracing included. "loaded": whether it is equal after it was saved, and loaded into the whole
+network in a fresh process.
 """
 
 import argparse
@@ -22,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.coverage_models import FAMILIES, names
+from benchmarks.coverage_saved import EQUAL
 from sparsetrain.support.machine import machine
 
 TOOLS = ("sparsetrain", "torch-pruning")
 RIVAL = TOOLS[1]
 LIMITS = {"seconds": 60.0, "error": 1e-4, "kept": 0.45}
 VISIBLE = 100  # times the error that the removal must change the output by, or it proves nothing
-PATIENCE = 150  # seconds until a process is stopped
+PATIENCE = 300  # seconds until a process is stopped
 
 
 def run(tool: str, family: str, name: str) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> Table:
     """One row a network."""
-    headings = ("network", "shrunk", "plan, s", "apply, s", "kept", "error", "reason")
+    headings = ("network", "shrunk", "plan, s", "apply, s", "kept", "error", "loaded", "reason")
     found = Table(*headings, box=box.MARKDOWN)
     by_tool = {tool: [r for r in records if r["tool"] == tool] for tool in TOOLS}
     rivals = {(r["family"], r["name"]): r for r in by_tool[RIVAL]}
@@ -90,7 +92,8 @@ def _cells(r: dict[str, Any]) -> list[str]:
     apply = seconds.get("apply", 0.0) + seconds.get(f"verify {r['way']}", 0.0)
     result = [f"{100 * r['kept']:.0f}%", f"{r['error']:.0e}"] if r["way"] else ["", ""]
     way = r["way"] if r["counts"] else "no"
-    return [way, f"{seconds.get('plan', 0.0):.1f}", f"{apply:.1f}", *result, r.get("reason", "")]
+    times = (f"{seconds.get('plan', 0.0):.1f}", f"{apply:.1f}")
+    return [way, *times, *result, r.get("loaded", ""), r.get("reason", "")]
 
 
 def counts(records: list[dict[str, Any]]) -> list[str]:
@@ -100,7 +103,10 @@ def counts(records: list[dict[str, Any]]) -> list[str]:
         mine = [r for r in records if (r["family"], r["tool"]) == (family, tool)]
         good = [r for r in mine if r["counts"]]
         in_place = sum(r["way"] == "in place" for r in good)
-        lines.append(f"{family}, {tool}: {len(good)} of {len(mine)} count, {in_place} in place")
+        line = f"{family}, {tool}: {len(good)} of {len(mine)} count, {in_place} in place"
+        saved = [r["loaded"] for r in mine if "loaded" in r]
+        same = f", {saved.count(EQUAL)} of {len(saved)} equal when loaded" if saved else ""
+        lines.append(line + same)
     return lines
 
 

@@ -9,17 +9,18 @@ import torch
 
 from benchmarks.coverage_check import SHARE, Clock, distance, line_of, outputs, prunable, size, step
 from benchmarks.coverage_models import Case, build
+from benchmarks.coverage_saved import saved_and_loaded
 from sparsetrain import plan
 from sparsetrain.scores import Random
 from sparsetrain.shrink import Plan
 
 
-def shrink(case: Case) -> dict[str, Any]:
-    """A record of what came of it."""
+def shrink(case: Case, name_of: tuple[str, str]) -> dict[str, Any]:
+    """A record of what came of it; `name_of` the network: its family and name."""
     clock, record = Clock(), {"way": None, "parameters": size(case.model)}
     try:
         planned = clock("plan", lambda: _plan(case))
-        record |= _in_place_or_as_graph(case, planned, clock)
+        record |= _in_place_or_as_graph(case, planned, clock, name_of)
     except Exception as error:
         record["reason"] = line_of(error)
     return record | {"seconds": clock.seconds}
@@ -30,7 +31,9 @@ def _plan(case: Case) -> Plan:
     return plan(case.model, case.sample, Random(), **options)
 
 
-def _in_place_or_as_graph(case: Case, planned: Plan, clock: Clock) -> dict[str, Any]:
+def _in_place_or_as_graph(
+    case: Case, planned: Plan, clock: Clock, name_of: tuple[str, str]
+) -> dict[str, Any]:
     model = case.model
     free = prunable(planned.graph)
     before = size(model, free)
@@ -45,6 +48,7 @@ def _in_place_or_as_graph(case: Case, planned: Plan, clock: Clock) -> dict[str, 
             record["reason" if as_graph else "not in place"] = line_of(error)
             continue
         changed = distance(whole, outputs(small, case))
+        record["loaded"] = saved_and_loaded(*name_of, small, case)
         clock("forward and backward", lambda m=small: step(m, case))
         return record | {"way": way, "kept": size(model, free) / before, "changed": changed}
     return record
@@ -61,7 +65,7 @@ def main() -> None:
     case = build(args.family, args.name)
     case.model.eval()
     if args.tool == "sparsetrain":
-        record = shrink(case)
+        record = shrink(case, (args.family, args.name))
     else:
         from benchmarks import coverage_rival  # needs torch-pruning
 

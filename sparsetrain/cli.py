@@ -17,7 +17,7 @@ from sparsetrain.data import load
 from sparsetrain.training import runs
 from sparsetrain.training.assembly import build_model
 from sparsetrain.training.catalog import METHODS
-from sparsetrain.training.config import Config
+from sparsetrain.training.config import Config, load_config
 from sparsetrain.training.progress import Progress
 from sparsetrain.training.train import TrainingError
 
@@ -150,13 +150,9 @@ def _new_folder(config: Config) -> Path:
 def _resumed_config(folder: Path, asked: Config, context: typer.Context) -> Config:
     """The run's own config, with what was said on this command line."""
     path = folder / "config.json"
-    try:
-        saved = json.loads(path.read_text())
-        config = Config(**saved)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} holds no run: there is no {path}") from error
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    if not path.exists():
+        raise ValueError(f"{folder} holds no run: there is no {path}")
+    config = load_config(path)
     said = {
         f.name: getattr(asked, f.name)
         for f in fields(Config)

@@ -20,8 +20,12 @@ FAULTS = (OSError, ValueError, LookupError, TypeError, ArithmeticError, Attribut
 LIMITS = (RecursionError, MemoryError)
 
 
+class Damaged(ValueError):
+    """A file that is missing, or holds something else than it should."""
+
+
 @contextmanager
-def reading(path: str | Path, what: str, error: type[ValueError] = ValueError) -> Iterator[None]:
+def reading(path: str | Path, what: str, error: type[ValueError] = Damaged) -> Iterator[None]:
     """Turn whatever a damaged file does to its reader into `error`, in one line.
 
     Args:
@@ -32,10 +36,8 @@ def reading(path: str | Path, what: str, error: type[ValueError] = ValueError) -
     """
     try:
         yield
-    except error as own:
-        if type(own) is error and error is not ValueError:
-            raise
-        raise error(f"{what} {path} is damaged: {_reason(own)}") from own
+    except error:
+        raise
     except FileNotFoundError as missing:
         raise error(f"there is no {what} {path}") from missing
     except LIMITS as limit:
@@ -72,7 +74,7 @@ def text_of(path: str | Path) -> str:
         return file.read()
 
 
-def read_json(path: str | Path, what: str, spec: Spec, error: type[ValueError] = ValueError) -> Any:
+def read_json(path: str | Path, what: str, spec: Spec, error: type[ValueError] = Damaged) -> Any:
     """What a JSON file holds, if it is what `spec` says.
 
     Raises:

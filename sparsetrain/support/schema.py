@@ -6,7 +6,7 @@ RECORD.check({"step": -1, "widths": {}})  # ValueError: step must be a whole num
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -165,9 +165,17 @@ class Array(Spec):
 
 
 def fields_of(kind: type) -> Fields:
-    """The fields of a dataclass of numbers, text, flags and None, by their type hints."""
+    """The fields of a dataclass of numbers, text, flags and None, by their type hints.
+
+    Those that have a default may be missing.
+    """
     hints = get_type_hints(kind)
-    return Fields({f.name: _of_hint(hints[f.name]) for f in fields(kind)})
+    specs = {f.name: _of_hint(hints[f.name]) for f in fields(kind)}
+    optional = {f.name for f in fields(kind) if f.default is not MISSING}
+    return Fields(
+        {name: spec for name, spec in specs.items() if name not in optional},
+        {name: spec for name, spec in specs.items() if name in optional},
+    )
 
 
 def short(value: Any) -> str:

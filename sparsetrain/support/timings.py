@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 import sparsetrain._C  # type: ignore[import-not-found]
 from sparsetrain.support.files import write_text
 from sparsetrain.support.machine import machine
+from sparsetrain.support.reading import read_json
+from sparsetrain.support.schema import Named, Number
 
 FOLDER = "SPARSETRAIN_CACHE"  # the environment variable
 FILE = "times.json"
@@ -22,6 +24,7 @@ ROUNDS = 7  # that are counted, at most
 FEWEST = 2
 SECONDS = 0.5  # after which no more rounds are begun
 Times = dict[str, float]  # form -> ms
+TIMES = Named(Named(Number(low=0)))  # of the file: case -> form -> ms
 Thunk = Callable[[], object]
 
 
@@ -36,10 +39,16 @@ class Cache:
         self.path = None if folder is None else _folder(folder) / FILE
         self._known, self._new = self._read(), {}
 
-    def times(self, case: Mapping[str, Any], measure: Callable[[], Times]) -> Times:
-        """Of a layer or model, measured unless this was done here, with these threads."""
+    def times(
+        self, case: Mapping[str, Any], measure: Callable[[], Times], needed: Collection[str] = ()
+    ) -> Times:
+        """Of a layer or model, measured unless this was done here, with these threads.
+
+        Args:
+            needed: forms without which what is kept says nothing.
+        """
         key = _key(case)
-        if key not in self._known:
+        if key not in self._known or not self._known[key].keys() >= set(needed):
             self._known[key] = self._new[key] = measure()
         return self._known[key]
 
@@ -54,31 +63,19 @@ class Cache:
             warnings.warn(f"{self.path} cannot be written: {error}", stacklevel=2)
 
     def _read(self) -> dict[str, Times]:
-        if self.path is None:
+        if self.path is None or not os.path.lexists(self.path):
             return {}
         try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-            if not isinstance(known, dict) or not all(map(_sound, known.values())):
-                raise ValueError("it holds no times")
-        except FileNotFoundError:
+            return read_json(self.path, "times", TIMES)
+        except ValueError as error:
+            warnings.warn(f"{self.path} is ignored, it cannot be read: {error}", stacklevel=2)
             return {}
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            warnings.warn(f"{self.path} is ignored, it cannot be read: {reason}", stacklevel=2)
-            return {}
-        return known
 
 
 def _folder(folder: str | Path) -> Path:
     if folder != "auto":
         return Path(folder)
     return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "sparsetrain")
-
-
-def _sound(times: Any) -> bool:
-    return isinstance(times, dict) and all(
-        isinstance(ms, int | float) and ms >= 0 for ms in times.values()
-    )
 
 
 def _key(case: Mapping[str, Any]) -> str:

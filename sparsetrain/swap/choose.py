@@ -162,7 +162,9 @@ class _Choice:
             "mask": _about(site),
         }
         times = self.cache.times(
-            case, lambda: timings.milliseconds(measure.layer_thunks(site, calls, training))
+            case,
+            lambda: timings.milliseconds(measure.layer_thunks(site, calls, training)),
+            needed=("dense",),
         )
         return {form: ms * calls.count for form, ms in times.items()}
 
@@ -175,7 +177,9 @@ class _Choice:
             "needs": [trial.training, [p.requires_grad for p in trial.model.parameters()]],
             "masks": {name: [form, *_about(trial.able[name])] for name, form in forms.items()},
         }
-        return self.cache.times(case, lambda: timings.milliseconds(trial.turns(forms)))
+        return self.cache.times(
+            case, lambda: timings.milliseconds(trial.turns(forms)), needed=("dense", "sparse")
+        )
 
 
 def _about(site: Site) -> list[float]:

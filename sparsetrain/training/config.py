@@ -1,6 +1,7 @@
 """What a training run is asked to do, and the objects that follow from it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from sparsetrain.selection.patterns import parse_pattern
 from sparsetrain.selection.schedules import LEARNING_RATES
 from sparsetrain.support.chance import seed_all
 from sparsetrain.support.nearest import unknown
+from sparsetrain.support.reading import read_json, reading
+from sparsetrain.support.schema import fields_of
 from sparsetrain.training.catalog import METHODS, parse_options
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -107,6 +110,17 @@ class Config:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         seed_all(self.seed)
+
+
+def load_config(path: str | Path) -> Config:
+    """The config that a run's `config.json` holds.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    with reading(path, "config"):
+        return Config(**read_json(path, "config", fields_of(Config)))
+    raise AssertionError
 
 
 INFINITE = float("inf")

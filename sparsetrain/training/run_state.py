@@ -27,7 +27,8 @@ from sparsetrain.support.schema import (
 from sparsetrain.swap.report import FORMS
 from sparsetrain.training.config import EXECUTIONS, MOST_THREADS, Config
 
-COUNT, SECONDS, MEAN = Number(whole=True, low=0), Number(low=0), Number(finite=False)
+COUNT, MEAN = Number(whole=True, low=0, high=2**100), Number(finite=False)
+SECONDS = Number(low=0, high=1e12)
 SHARE = Number(low=0, high=1)
 RECORD = Fields(  # a line of the metrics
     {

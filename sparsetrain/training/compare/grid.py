@@ -10,7 +10,7 @@ remove channels to a budget, or missing for those that take neither.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,11 @@ from typing import Any
 
 from sparsetrain.data import Images
 from sparsetrain.support.files import write_text
+from sparsetrain.support.reading import read_json, text_of
+from sparsetrain.support.schema import fields_of
 from sparsetrain.training.assembly import build_method
 from sparsetrain.training.catalog import budget_of
+from sparsetrain.training.compare.result import read_result
 from sparsetrain.training.config import Config
 
 SHARED = "config.json"
@@ -47,12 +50,12 @@ class Cell:
 
     def result(self, out: Path) -> dict[str, Any] | None:
         """What came out of it, once it has ended."""
-        return read_json(self.folder(out) / RESULT)
+        return read_result(self.folder(out) / RESULT)
 
     def epochs_done(self, out: Path) -> int:
         try:
-            return (self.folder(out) / "metrics.jsonl").read_text().count("\n")
-        except FileNotFoundError:
+            return text_of(self.folder(out) / "metrics.jsonl").count("\n")
+        except (OSError, ValueError):  # only shown
             return 0
 
 
@@ -114,9 +117,8 @@ class Grid:
 
     def open(self, out: Path) -> None:
         """Claim `out` for this grid's shared config; refuse it where another's lies there."""
-        saved = read_json(out / SHARED)
         ours = shared(self.config)
-        if saved is None:
+        if (saved := read_shared(out)) is None:
             write_text(out / SHARED, json.dumps(ours, indent=2) + "\n")
             return
         for name, value in ours.items():
@@ -127,22 +129,15 @@ class Grid:
                 )
 
 
-def shared(config: Config) -> dict[str, Any]:
-    return {k: v for k, v in asdict(config).items() if k not in VARIED}
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A file of this package's own; None where there is none.
+def read_shared(out: Path) -> dict[str, Any] | None:
+    """What all cells in a folder share; None where nothing was run yet.
 
     Raises:
         ValueError: the file is damaged.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path} is damaged: it holds no object")
-    return dict(found)
+    path = out / SHARED
+    return read_json(path, "config", fields_of(Config)) if path.exists() else None
+
+
+def shared(config: Config) -> dict[str, Any]:
+    return {k: v for k, v in asdict(config).items() if k not in VARIED}

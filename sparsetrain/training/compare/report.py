@@ -20,7 +20,8 @@ from sparsetrain.support import plots
 from sparsetrain.support.files import write_text
 from sparsetrain.support.plots import Point
 from sparsetrain.training import report as page
-from sparsetrain.training.compare.grid import RESULT, SHARED, read_json
+from sparsetrain.training.compare.grid import RESULT, read_shared
+from sparsetrain.training.compare.result import read_result
 
 QUANTITIES = (
     *("test_accuracy", "best_test_accuracy", "sparsity", "parameters"),
@@ -56,7 +57,7 @@ def write(out: Path, methods: Sequence[str], console: Console) -> None:
     """
     results = read(out, methods)
     summaries = summarise(results)
-    config = read_json(out / SHARED) or {}
+    config = read_shared(out) or {}
     notes = _notes(results, config)
     of = results[0]["note"] or results[0]["data"]
     facts, title = _facts(summaries), f"{config.get('model')}, width {config.get('width')}, on {of}"
@@ -73,7 +74,7 @@ def write(out: Path, methods: Sequence[str], console: Console) -> None:
 
 def read(out: Path, methods: Sequence[str] = ()) -> list[Result]:
     """All results in `out`, by method, amount and seed."""
-    found = [read_json(path) for path in sorted(out.glob(f"cells/*/{RESULT}"))]
+    found = [read_result(path) for path in sorted(out.glob(f"cells/*/{RESULT}"))]
     results = [result for result in found if result is not None]
     if not results:
         raise ValueError(f"{out} holds no result of compare yet")
