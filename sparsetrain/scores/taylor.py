@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparsetrain.distributed import mean_over_, ranks_of
 from sparsetrain.scores.plain import differentiable, filters, gates, one_of, slices, summed
 from sparsetrain.scores.sensitivity import Batch, sensitivities
+from sparsetrain.shrink.streams import stream_of
 
 if TYPE_CHECKING:
     from sparsetrain.shrink.graph import Graph, Group, Member
@@ -26,12 +27,22 @@ class Taylor:
     arXiv:1906.10771 (github.com/NVlabs/Taylor_pruning, pruning_engine.py, gate_layer.py). No gate
     is built: its gradient is the sum of w * dL/dw over the input slices of the channel's readers.
 
+    A residual stage has one gate behind each of its n sums, as models/resnet.py there: what passes
+    sum b passes the gates b, b + 1, ... n on its way, so that with the readers R_c behind sum c and
+    the last layers or norms P_c added there
+
+        z * dL/dz = sum over c of c * R_c - (c - 1) * P_c,    R, P of w * dL/dw
+
+    Where norms or other activations than ReLU stand between sums and readers (pre-activation,
+    transformers), and with residual="readers", each reader counts once (our reading).
+
     Attributes:
         loss_fn: (output, target) -> scalar loss.
         batches: (input, target) pairs; read once for each scoring.
         variant: "gate" or "weights".
         tied: a gate that n blocks of a residual stage share counts as one of them ("mean": divided
             by n, as the code does) or as it is ("sum").
+        residual: the gates of a residual stage: behind its "sums", or where it is read ("readers").
         training: batch norms use the batch's statistics (True) or the running ones (False).
     """
 
@@ -40,15 +51,17 @@ class Taylor:
     variant: Literal["gate", "weights"] = "gate"
     tied: Literal["mean", "sum"] = "mean"
     training: bool = True
+    residual: Literal["sums", "readers"] = "sums"
 
     def __post_init__(self) -> None:
         one_of(self, "variant", ("gate", "weights"))
         one_of(self, "tied", ("mean", "sum"))
+        one_of(self, "residual", ("sums", "readers"))
 
     def __call__(self, model: nn.Module, graph: "Graph") -> dict[str, Tensor]:
         """Group name -> `[width]` float64 scores, for the groups whose channels may go."""
-        which = {g.name: self._members(model, graph, g) for g in graph.free}
-        names = {m.tensor for members in which.values() for m in members}
+        which = {g.name: self._weighted(model, graph, g) for g in graph.free}
+        names = {m.tensor for members in which.values() for m, _ in members}
         totals = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in graph.free}
         count = 0
         for batch in self.batches:
@@ -62,16 +75,29 @@ class Taylor:
         mean_over_(ranks_of(model, "Taylor"), [*totals.values(), counts])
         return {g.name: totals[g.name] / counts / self._blocks(graph, g) for g in graph.free}
 
-    def _members(self, model: nn.Module, graph: "Graph", group: "Group") -> list["Member"]:
-        """Whose w * g say what the channel is worth."""
-        if self.variant == "gate":
-            return gates(model, graph, group)
-        return differentiable(model, filters(graph, group))
+    def _weighted(
+        self, model: nn.Module, graph: "Graph", group: "Group"
+    ) -> list[tuple["Member", int]]:
+        """Whose w * g say what the channel is worth, and how often each counts."""
+        if self.variant == "weights":
+            return [(m, 1) for m in differentiable(model, filters(graph, group))]
+        stream = stream_of(graph, group) if self.residual == "sums" else None
+        if stream is None:
+            return [(m, 1) for m in gates(model, graph, group)]
+        known = differentiable(model, group.members)
+        read = [(c + 1, True, name) for c, names in enumerate(stream.readers) for name in names]
+        made = [(-c, False, name) for c, names in enumerate(stream.added) for name in names if c]
+        return [
+            (m, often)
+            for often, consumes, name in (*read, *made)
+            for m in known
+            if m.tensor == name and m.consumes == consumes
+        ]
 
     def _importance(
-        self, group: "Group", members: list["Member"], found: dict[str, Tensor]
+        self, group: "Group", members: list[tuple["Member", int]], found: dict[str, Tensor]
     ) -> Tensor:
-        parts = (slices(found[m.tensor], m) for m in members)
+        parts = (slices(found[m.tensor], m) * often for m, often in members)
         if self.variant == "weights":
             return summed((part.square() for part in parts), group)
         return summed(parts, group).square()
