@@ -139,6 +139,13 @@ def _to_latency(asked: Asked, what: str, share: float) -> tuple[Plan, Limits]:
     model, sample, graph, scores = asked.model, asked.sample, asked.graph, asked.scores()
     found = search(model, sample, graph, scores, asked.limits, share, asked.uniform)
     met = f"asked {100 * share:g}% of the latency, measured {100 * found.share:.1f}%"
+    if not found.met:
+        met = f"{met}: it falls no further"
+        warnings.warn(
+            f"plan: latency={share:g} is out of reach: the time falls no further than to"
+            f" {100 * found.share:.1f}%, and what gets there is kept",
+            stacklevel=3,
+        )
     return Plan(model, sample, graph, scores, found.kept, met), asked.limits
 
 

@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from sparsetrain.support.timings import Cache
 
 TOLERANCE = 0.05  # of the target, within which a measured latency meets it
 CORRECTIONS = 4  # of the budget, by what the shrunk network shows
+HALVINGS = 4  # of what lies between a network that is fast enough and one that is not
 CALLS = 5  # of the whole network, at least
 STEPS = 4  # of a group's width, that are weighed at once: a staircase has flat parts
 
@@ -80,6 +81,8 @@ class Found:
 
     kept: dict[str, Tensor]
     share: float  # of the whole network's time, measured
+    wanted: float = 1.0  # share of the predicted time that the widths are of
+    met: bool = True  # the target; else it is out of reach, and the time falls no further
 
 
 def search(
@@ -93,26 +96,62 @@ def search(
 ) -> Found:
     """Channels to keep so that the model takes `share` of its time on the sample, on this device.
 
-    The nearest that is found, measured; above the target only where nothing meets it. Widths are
-    the knapsack's, or with `uniform` one share of all.
+    The nearest that is found, measured. Where no widths get there, the widest network that takes
+    no longer than the fastest one does. Widths are the knapsack's, or with `uniform` one share of
+    all.
     """
     predict = Latency(graph, Cache())
     whole = predict({})
-    wanted, tried = share, []
-    for _ in range(CORRECTIONS):
+
+    def attempt(wanted: float) -> Found:
         limit = wanted * whole
         if uniform:
             widths = uniform_widths(graph, predict, limit, limits)
         else:
             widths = widths_within(predict, scores, limit, limits)
         kept = best(graph, scores, widths)
-        measured = measured_share(model, sample, graph, kept)
-        tried.append(Found(kept, measured))
-        if share * (1 - TOLERANCE) <= measured <= share or widths == narrowest(graph, limits):
+        return Found(kept, measured_share(model, sample, graph, kept), wanted)
+
+    tried = _corrected(attempt, share)
+    if any(f.share <= share * (1 + TOLERANCE) for f in tried):
+        return _widest(tried, share * (1 + TOLERANCE))
+    tried.append(attempt(0.0))
+    fastest = min(f.share for f in tried)
+    met = fastest <= share * (1 + TOLERANCE)
+    goal = (share if met else fastest) * (1 + TOLERANCE)
+    return replace(_halved(attempt, tried, goal), met=met)
+
+
+def _corrected(attempt: Callable[[float], Found], share: float) -> list[Found]:
+    """Networks for a target, each for a budget that the one before corrects by what it took.
+
+    One that is no faster than another of a larger budget is the last: the time falls no further.
+    """
+    wanted, tried = share, []
+    for _ in range(CORRECTIONS):
+        found = attempt(wanted)
+        larger = [f.share for f in tried if f.wanted > wanted]
+        tried.append(found)
+        if share * (1 - TOLERANCE) <= found.share <= share:
             break
-        wanted = min(1.0, wanted * share * (1 - TOLERANCE / 2) / measured)
-    within = [f for f in tried if f.share <= share * (1 + TOLERANCE)]
-    return max(within, key=lambda f: f.share) if within else min(tried, key=lambda f: f.share)
+        if found.share > share and larger and found.share > (1 - TOLERANCE) * min(larger):
+            break
+        wanted = min(1.0, wanted * share * (1 - TOLERANCE / 2) / found.share)
+    return tried
+
+
+def _halved(attempt: Callable[[float], Found], tried: list[Found], goal: float) -> Found:
+    """The widest network that takes no more than `goal`, between those that do and do not."""
+    tried = list(tried)
+    for _ in range(HALVINGS):
+        low = _widest(tried, goal).wanted
+        high = min((f.wanted for f in tried if f.wanted > low), default=1.0)
+        tried.append(attempt((low + high) / 2))
+    return _widest(tried, goal)
+
+
+def _widest(tried: list[Found], goal: float) -> Found:
+    return max((f for f in tried if f.share <= goal), key=lambda f: f.wanted)
 
 
 def measured_share(model: nn.Module, sample: Any, graph: Graph, kept: Kept) -> float:

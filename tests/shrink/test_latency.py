@@ -73,6 +73,36 @@ def test_a_flat_part_of_the_stairs_is_not_worth_a_channel(stairs):
     assert all(width % 16 == 0 for width in widths.values())
 
 
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.parametrize(
+    ("takes", "least"),
+    [
+        (lambda part: max(0.8, part), 0.5),  # what no channel changes is most of it
+        (lambda part: 0.8 + 0.2 * part, 0.1),
+        (lambda part: 0.9, 0.85),
+    ],
+)
+def test_out_of_reach_is_said_and_little_removed(stairs, monkeypatch, allocation, takes, least):
+    part = knapsack.measured_share
+    monkeypatch.setattr(knapsack, "measured_share", lambda *given: takes(part(*given)))
+    options = {"latency": 0.33, "allocation": allocation, "round_to": 8}
+    with pytest.warns(UserWarning, match="latency=0.33 is out of reach: the time falls no further"):
+        removal = plan(net(), SAMPLE, by_number, **options)
+    predict = latency.Latency(removal.graph, Cache(None))
+    assert predict(removal.widths) / predict({}) >= least
+    assert takes(predict(removal.widths) / predict({})) <= 1.06 * takes(3 / 14)
+    assert "it falls no further" in removal.asked
+
+
+def test_a_target_that_only_the_narrowest_reach(stairs, monkeypatch):
+    """Time falls by little for long, then by much: no reason to stop."""
+    part = knapsack.measured_share
+    takes = lambda p: 0.9 if p > 0.15 else 0.3  # noqa: E731
+    monkeypatch.setattr(knapsack, "measured_share", lambda *given: takes(part(*given)))
+    removal = plan(net(), SAMPLE, by_number, latency=0.33, round_to=8)
+    assert "measured 30.0%" in removal.asked
+
+
 def test_measured_here(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSETRAIN_CACHE", str(tmp_path))
     model = net()
