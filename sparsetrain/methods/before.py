@@ -43,7 +43,7 @@ class Random(Masking):
 
     def _begin(self) -> None:
         by_entry = isinstance(self.pattern, patterns.NM)
-        pattern = patterns.Unstructured() if by_entry else self.pattern
+        pattern = patterns.Unstructured() if by_entry else self._patterns
         scores = uniform(self._state.parameters, pattern, self.seed, 0)
         self._change(self._choose(self.sparsity, scores=scores))
 

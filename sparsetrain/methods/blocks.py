@@ -76,12 +76,3 @@ def _entries(module: nn.Module) -> list[nn.Module]:
 
 def _holds(module: nn.Module, layers: set[nn.Module]) -> bool:
     return any(m in layers for m in module.modules())
-
-
-def heads_of(model: nn.Module) -> list[str]:
-    """Names of a language model's output layers: what it says they are, or tied to an embedding."""
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    asked = getattr(model, "get_output_embeddings", None)
-    head = asked() if callable(asked) else None
-    named = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear))
-    return [n for n, m in named if m is head or id(m.weight) in tables]

@@ -11,12 +11,13 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from sparsetrain.distributed import equal_over, mean_over_
-from sparsetrain.methods.blocks import blocks_of, heads_of
+from sparsetrain.methods.blocks import blocks_of
 from sparsetrain.methods.chain import Chain, chain_of, hooked, without_cache
 from sparsetrain.methods.masking import Masking
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import Allocation
-from sparsetrain.selection.masks import KINDS, Exclude
+from sparsetrain.selection.masks import KINDS
+from sparsetrain.selection.reach import Exclude, heads, listed
 from sparsetrain.support.modes import quietly
 
 
@@ -55,6 +56,8 @@ class Calibrated(Masking):
     progress: bool = field(default=True, kw_only=True)
 
     PATTERNS = (patterns.Unstructured, patterns.NM)
+    LAYERS = KINDS
+    MADE = False
     NEEDS_OPTIMIZER = False
 
     def __post_init__(self) -> None:
@@ -67,12 +70,8 @@ class Calibrated(Masking):
                 " uniform, uniform+ or erk"
             )
 
-    def _dense(self, model: nn.Module) -> Exclude:
-        heads = [] if self.head else heads_of(model)
-        chosen = self.exclude
-        if callable(chosen):
-            return lambda name, module: name in heads or chosen(name, module)
-        return [*chosen, *heads]
+    def _asked(self, model: nn.Module) -> Exclude:
+        return listed(self.include) + heads(model) * self.head
 
     def _statistic(self, columns: Tensor) -> Tensor:
         """What is summed over a layer's inputs `[groups, columns, samples]`."""

@@ -11,23 +11,31 @@ from sparsetrain.selection.groups import expanded, group_scores
 from sparsetrain.selection.patterns import Pattern, Unstructured
 from sparsetrain.support.chance import random_stream
 
+Patterns = Pattern | Mapping[str, Pattern]  # one for all, or each weight's own
 
-def uniform(weights: Mapping[str, Tensor], pattern: Pattern, *key: int) -> dict[str, Tensor]:
+
+def uniform(weights: Mapping[str, Tensor], pattern: Patterns, *key: int) -> dict[str, Tensor]:
     """Name -> fp32 scores of the weight's shape, by which each group is as likely as another."""
+    by = _each(pattern, weights)
     return {
-        name: _groups_alike(w, pattern, random_stream(*key, layer))
+        name: _groups_alike(w, by[name], random_stream(*key, layer))
         for layer, (name, w) in enumerate(weights.items())
     }
 
 
 def bernoulli(
-    numbers: Mapping[str, Tensor], pattern: Pattern, shares: Mapping[str, float]
+    numbers: Mapping[str, Tensor], pattern: Patterns, shares: Mapping[str, float]
 ) -> dict[str, Tensor]:
     """Masks in which each group is kept with its weight's share, by `uniform` numbers."""
+    by = _each(pattern, numbers)
     return {
-        name: expanded(group_scores(number, pattern) < shares[name], number.shape, pattern)
+        name: expanded(group_scores(number, by[name]) < shares[name], number.shape, by[name])
         for name, number in numbers.items()
     }
+
+
+def _each(pattern: Patterns, weights: Mapping[str, Tensor]) -> Mapping[str, Pattern]:
+    return pattern if isinstance(pattern, Mapping) else dict.fromkeys(weights, pattern)
 
 
 def fan_ins(mask: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class DRIVE(Masking):
             grads,
             k=k,
             formula=Formula("blend", *scaled),
-            pattern=self.pattern,
+            pattern=self._patterns,
             within={n: self.masks[n] for n in names},
             floor={n: f for n, f in self._state.amounts.floors.items() if n in weights},
         )

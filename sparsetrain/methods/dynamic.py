@@ -109,7 +109,7 @@ class SET(Masking):
         return self._short_of("the last update of the masks", self.updates.last)
 
     def _random_masks(self, sparsity: float) -> Masks:
-        numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
+        numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
         return self._choose(sparsity, scores=numbers)
 
     def _draw_weights(self, draw: Callable[[Tensor, Tensor, Generator], Tensor]) -> None:
@@ -120,7 +120,9 @@ class SET(Masking):
             if s.masks[name].all():
                 continue
             stream = random_stream(self.seed, 0, layer, 3)
-            drawn = draw(torch.empty(parameter.shape), s.masks[name].cpu(), stream)
+            weight = s.reach.weights[name]
+            drawn = draw(torch.empty(weight.shape), weight.turned(s.masks[name]).cpu(), stream)
+            drawn = weight.back(drawn)
             for tensor in (parameter, averaged.get(name)):
                 if tensor is not None:
                     tensor.data.copy_(drawn)
@@ -181,7 +183,7 @@ class SET(Masking):
 
     def _magnitudes(self, step: int) -> dict[str, Tensor]:
         """What weights are kept by."""
-        weights = {n: p.detach() for n, p in self._state.parameters.items()}
+        weights = self._values()
         if not self.noise:
             return weights
         noisy = {}
@@ -196,10 +198,10 @@ class SET(Masking):
         """What weights are grown by."""
         if self.grow == "gradient":
             return self._finite_gradients()
-        return draws.uniform(self._state.parameters, self.pattern, self.seed, step)
+        return draws.uniform(self._state.parameters, self._patterns, self.seed, step)
 
     def _top(self, scores: Mapping[str, Tensor], k: int | dict[str, int], within: Masks) -> Masks:
-        return best(scores, k=k, pattern=self.pattern, within=within)
+        return best(scores, k=k, pattern=self._patterns, within=within)
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,9 @@ class GraNet(RigL):
         u = min(step // self.interval, U if self.exact_end else U - 1)
         now = cubic(self.initial_sparsity, self.sparsity, u / U)
         k = min(self._state.amounts.kept_in_all(now), sum(self._live(self.masks).values()))
-        weights = {n: p.detach() for n, p in self._state.parameters.items()}
+        weights = self._values()
         floors = self._state.amounts.floors
-        pruned = best(weights, k=k, pattern=self.pattern, within=self.masks, floor=floors)
+        pruned = best(weights, k=k, pattern=self._patterns, within=self.masks, floor=floors)
         return self._moved(pruned, step)
 
     def _count(self, live: int, step: int) -> int:

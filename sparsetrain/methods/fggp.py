@@ -134,11 +134,11 @@ class FGGP(Masking):
         amounts = replace(self._state.amounts, allocation="erk")
         counts = amounts.kept(self.initial_sparsity)
         assert isinstance(counts, dict)
-        numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
+        numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
         if self.initial == "exact":
-            return best(numbers, k=counts, pattern=self.pattern)
+            return best(numbers, k=counts, pattern=self._patterns)
         shares = {n: count / amounts.groups[n] for n, count in counts.items()}
-        return draws.bernoulli(numbers, self.pattern, shares)
+        return draws.bernoulli(numbers, self._patterns, shares)
 
     def _target(self, step: int) -> float:
         """The sparsity after the update at step, a whole number of zeros by N."""
@@ -206,8 +206,9 @@ class FGGP(Masking):
         floors = {n: self._state.amounts.floors[n] for n in masks}
         if not any(floors.values()):
             return {n: torch.zeros_like(m) for n, m in masks.items()}
-        weights = {n: self._state.parameters[n].detach() for n in masks}
-        return best(weights, k=floors, pattern=self.pattern, within=masks)
+        values = self._values()
+        weights = {n: values[n] for n in masks}
+        return best(weights, k=floors, pattern=self._patterns, within=masks)
 
     def _top(self, score: Score, k: int, within: Masks, step: int) -> Masks:
         """The k best groups by a score."""
@@ -216,14 +217,15 @@ class FGGP(Masking):
         if score in RANKS:
             return self._by_ranks(score, k, within)
         if score == "random":
-            numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, step)
+            numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, step)
             weights, grads = {n: numbers[n] for n in within}, None
         formula = FORMULAS.get(score, MAGNITUDE)
-        return best(weights, grads, k=k, formula=formula, pattern=self.pattern, within=within)
+        return best(weights, grads, k=k, formula=formula, pattern=self._patterns, within=within)
 
     def _by_ranks(self, score: Score, k: int, within: Masks) -> Masks:
         """The k best groups by the sum or the product of their ranks, counted from 1, of both."""
-        live = {n: live_groups(mask, self.pattern) for n, mask in within.items()}
+        by = self._patterns
+        live = {n: live_groups(mask, by[n]) for n, mask in within.items()}
         grads = self._finite_gradients()
         w = self._ranks({n: self._state.parameters[n].detach() for n in within}, live)
         g = self._ranks({n: grads[n] for n in within}, live)
@@ -234,10 +236,11 @@ class FGGP(Masking):
         kept = {}
         for (name, mask), part in zip(live.items(), parts, strict=True):
             groups = torch.zeros_like(mask).masked_scatter(mask, part)
-            kept[name] = expanded(groups, within[name].shape, self.pattern)
+            kept[name] = expanded(groups, within[name].shape, by[name])
         return kept
 
     def _ranks(self, tensors: Masks, live: Masks) -> Tensor:
         """Ranks of the live groups' magnitudes, all tensors together: `[live]` int64 from 1."""
-        scores = [group_scores(t.float().abs(), self.pattern)[live[n]] for n, t in tensors.items()]
+        by = self._patterns
+        scores = [group_scores(t.float().abs(), by[n])[live[n]] for n, t in tensors.items()]
         return torch.cat(scores).argsort(stable=True).argsort() + 1

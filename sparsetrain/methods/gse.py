@@ -83,9 +83,9 @@ class GSE(RigL):
         amounts = self._state.amounts
         counts = amounts.kept(sparsity)
         assert isinstance(counts, dict)
-        numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
+        numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
         shares = {n: count / amounts.groups[n] for n, count in counts.items()}
-        return draws.bernoulli(numbers, self.pattern, shares)
+        return draws.bernoulli(numbers, self._patterns, shares)
 
     def _draw_biases(self) -> None:
         s = self._state
@@ -98,7 +98,9 @@ class GSE(RigL):
                 continue
             stream = random_stream(self.seed, 0, layer, 4)
             drawn = torch.rand(bias.shape, generator=stream) * 2 - 1
-            drawn *= _bound(draws.fan_ins(s.masks[name]).clamp(min=1).cpu())
+            drawn *= _bound(
+                draws.fan_ins(s.reach.weights[name].turned(s.masks[name])).clamp(min=1).cpu()
+            )
             for tensor in (bias, averaged.get(f"{module_name}.bias".removeprefix("."))):
                 if tensor is not None:
                     tensor.data.copy_(drawn)
@@ -122,7 +124,7 @@ class GSE(RigL):
         kept = best(
             {name: magnitudes[name] for name in masks},
             k=min(budget - n, budget + over),
-            pattern=self.pattern,
+            pattern=self._patterns,
             within=masks,
             floor={name: max(floors[name] - had[name], 0) for name in masks},
         )
@@ -138,7 +140,7 @@ class GSE(RigL):
 
     def _subset(self, name: str, mask: Tensor, step: int) -> Tensor:
         """The positions of a layer that are looked at."""
-        groups = live_groups(mask, self.pattern)
+        groups = live_groups(mask, self._patterns[name])
         live = int(groups.sum())
         if 1 - live / groups.numel() <= FULL:
             return torch.ones_like(mask)
@@ -146,7 +148,7 @@ class GSE(RigL):
         stream = random_stream(self.seed, step, layer, 2)
         drawn = torch.randint(groups.numel(), (int(self.subset * live),), generator=stream)
         found = torch.zeros(groups.numel(), dtype=torch.bool).index_fill(0, drawn, True)
-        return expanded(found.view(groups.shape), mask.shape, self.pattern).to(mask.device)
+        return expanded(found.view(groups.shape), mask.shape, self._patterns[name]).to(mask.device)
 
 
 def _bound(fan_in: Tensor) -> Tensor:

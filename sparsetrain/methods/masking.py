@@ -14,48 +14,24 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sparsetrain.methods import loop
 from sparsetrain.methods.amounts import Amounts
+from sparsetrain.methods.held import State
 from sparsetrain.methods.loop import Loop
 from sparsetrain.methods.method import plain
-from sparsetrain.optim import Masked, local
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import ALLOCATIONS, Allocation
 from sparsetrain.selection.groups import live_groups
-from sparsetrain.selection.masks import (
-    COUNTS,
-    Exclude,
-    Masks,
-    apply_,
-    counted,
-    mark_of,
-    prunable,
-    sparsity,
-)
+from sparsetrain.selection.masks import COUNTS, Masks, check_some, counted, sparsity
 from sparsetrain.selection.patterns import NM, Pattern
+from sparsetrain.selection.reach import Exclude, Reach, reach
 from sparsetrain.selection.schedules import Steps
 from sparsetrain.selection.select import MAGNITUDE, UNSTRUCTURED, Formula, best
+from sparsetrain.selection.weight import Weight
 
 GIVE_SCALER = (
     "; a GradScaler skips such a step: give it to start(scaler=...), so that it is skipped here,"
     " and call scaler.unscale_(optimizer) before after_backward"
 )
-
-
-@dataclass
-class State(loop.State):
-    """What a run changes."""
-
-    parameters: dict[str, nn.Parameter] = field(kw_only=True)
-    masks: Masks = field(kw_only=True)
-    amounts: Amounts = field(kw_only=True)
-    marks: dict[str, tuple[int, int]] = field(default_factory=dict)  # address and version
-    pruned: set[str] = field(default_factory=set)  # weights that are not all kept
-
-    @property
-    def whole(self) -> Masks:
-        """Masks but those of layers that are sparse now: a packed weight has left its parameter."""
-        return {n: m for n, m in self.masks.items() if self.parameters[n].shape == m.shape}
 
 
 @dataclass(frozen=True)
@@ -67,8 +43,11 @@ class Masking(Loop):
         pattern: what is removed together; see `sparsetrain.selection.patterns`.
         allocation: "global", all layers' weights compete, or a share for each layer: "uniform",
             "uniform+", "erk" or "er"; see selection/allocate.py.
-        exclude: layers that stay dense: names of modules or parameters and types of modules, or a
-            function (name, module) -> bool.
+        exclude: what stays dense: names of modules or parameters, patterns of names such as
+            "blocks.*.attn", types of modules, functions (name, module) -> bool.
+        include: what is masked besides, said alike: embeddings, weights tied to one and heads of
+            language models, which stay dense by default, or parameters that no known layer holds.
+            See selection/reach.py; `start` warns where a considerable share stays dense.
         floor: share that each layer keeps at least, or {parameter name: share}.
         count: what sparsity is a share of: the "prunable" weights, all "weights" of convolutions
             and linear layers, these "weights and biases", or all "parameters".
@@ -78,6 +57,7 @@ class Masking(Loop):
     pattern: Pattern = field(default=UNSTRUCTURED, kw_only=True)
     allocation: Allocation = field(default="global", kw_only=True)
     exclude: Exclude = field(default=(), kw_only=True)
+    include: Exclude = field(default=(), kw_only=True)
     floor: float | Mapping[str, float] = field(default=0.0, kw_only=True)
     count: Literal["prunable", "weights", "weights and biases", "parameters"] = field(
         default="prunable", kw_only=True
@@ -90,6 +70,8 @@ class Masking(Loop):
         patterns.Channel,
     )
     NEEDS_GRADIENTS: ClassVar[bool] = False
+    LAYERS: ClassVar[tuple[type[nn.Module], ...]] = ()  # whose weights it prunes; () for all
+    MADE: ClassVar[bool] = True  # also weights that are made from other parameters
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
@@ -115,6 +97,17 @@ class Masking(Loop):
         own = (type(self)._act, type(self)._after)
         return math.inf if own == (Masking._act, Masking._after) else step + 1
 
+    def start(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        ema: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        self._reach(plain(model)).warn(type(self).__name__)
+        super().start(model, optimizer, ema=ema, scaler=scaler)
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"masks": dict(self._state.masks)}
 
@@ -130,10 +123,7 @@ class Masking(Loop):
         self._mask_gradients()
 
     def _after(self, step: int) -> None:
-        s = self._state
-        if not isinstance(s.optimizer, Masked):
-            apply_(s.whole, s.model, s.optimizer)
-        s.marks = {n: mark_of(p) for n, p in s.parameters.items() if n in s.masks}
+        self._state.keep_()
 
     def _act(self, step: int) -> None:
         """Between backward and update, step counted from 1."""
@@ -146,7 +136,8 @@ class Masking(Loop):
         scaler: GradScaler | None,
     ) -> None:
         outer, model = model, plain(model)
-        parameters = prunable(model, self._dense(model))
+        found = self._reach(model)
+        parameters = {n: w.parameter for n, w in found.weights.items()}
         if self.NEEDS_GRADIENTS:
             for name, parameter in parameters.items():
                 if not parameter.requires_grad:
@@ -155,7 +146,7 @@ class Masking(Loop):
         ema = None if ema is None else plain(ema)
         amounts = Amounts(
             type(self).__name__,
-            {n: p.shape for n, p in parameters.items()},
+            {n: w.shape for n, w in found.weights.items()},
             counted(model, parameters, self.count),
             self.pattern,
             self.allocation,
@@ -163,7 +154,34 @@ class Masking(Loop):
         )
         amounts.check(self.sparsity)
         own: dict[str, Any] = {"parameters": parameters, "masks": masks, "amounts": amounts}
+        own["reach"] = found
         self.__dict__["state"] = State(model, optimizer, ema, scaler, outer, **own)
+
+    def _reach(self, model: nn.Module) -> Reach:
+        found = reach(model, self.exclude, self._asked(model), self._unfit)
+        check_some(model, found)
+        return found
+
+    def _asked(self, model: nn.Module) -> Exclude:
+        """What is masked besides, in the terms of `include`."""
+        return self.include
+
+    def _unfit(self, weight: Weight) -> str:
+        """Why this method leaves a weight dense; "" if it masks it."""
+        kind = type(weight.layer).__name__
+        if self.LAYERS and not isinstance(weight.layer, self.LAYERS):
+            return f"of {kind}"
+        if not weight.direct and not self.MADE:
+            return f"made by what hangs on {kind}"
+        whole = not isinstance(self.pattern, patterns.Unstructured | NM)
+        return "weight_norm divides by its norms" if whole and weight.normed is not None else ""
+
+    @property
+    def _patterns(self) -> dict[str, Pattern]:
+        return self._state.reach.patterns(self.pattern)
+
+    def _values(self) -> dict[str, Tensor]:
+        return self._state.reach.values()
 
     def _short_of(self, what: str, due: int) -> str | None:
         """For `_missed`: what was to come at step `due` and has not."""
@@ -173,10 +191,6 @@ class Masking(Loop):
             f"before {what} at step {due}; {100 * sparsity(self.masks):.1f}% of the weights are"
             f" pruned, {100 * self.sparsity:g}% were asked for"
         )
-
-    def _dense(self, model: nn.Module) -> Exclude:
-        """What stays dense, in the terms of `exclude`."""
-        return self.exclude
 
     def _every(self, interval: int, end: float, total_steps: int, after: int = 0) -> Steps:
         """Updates at each interval from step `after` on, up to the share `end` of the training."""
@@ -200,20 +214,24 @@ class Masking(Loop):
         within: Masks | None = None,
     ) -> Masks:
         """Masks at this sparsity, by a formula of weights and gradients, or by ready scores."""
-        weights = {n: p.detach() for n, p in self._state.parameters.items()}
-        return best(
-            weights if scores is None else scores,
+        s = self._state
+        if scores is None and formula.score == "magnitude":
+            scores = self._values()
+        chosen = best(
+            {n: p.detach() for n, p in s.parameters.items()} if scores is None else scores,
             grads,
-            k=self._state.amounts.kept(sparsity, None if within is None else self._live(within)),
+            k=s.amounts.kept(sparsity, None if within is None else self._live(within)),
             formula=formula,
-            pattern=self.pattern,
+            pattern=self._patterns,
             within=within,
-            floor=self._state.amounts.floors,
+            floor=s.amounts.floors,
         )
+        return s.reach.alive(chosen, within)
 
     def _live(self, masks: Masks) -> dict[str, int]:
         """Groups that are left in each weight."""
-        return {n: int(live_groups(m, self.pattern).sum()) for n, m in masks.items()}
+        by = self._patterns
+        return {n: int(live_groups(m, by[n]).sum()) for n, m in masks.items()}
 
     def _gradients(self) -> dict[str, Tensor]:
         """The step's gradients by name."""
@@ -238,38 +256,21 @@ class Masking(Loop):
         """Hold these masks from now on; weights that are new start from 0."""
         s = self._state
         self._check_untouched({})
+        masks = s.reach.alive(masks)
         empty = [name for name, mask in masks.items() if not mask.any()]
         if empty and not may_empty:
             raise self._wrong(
                 f"step {s.step} would keep no weight of {empty[0]}; lower the sparsity, exclude"
                 ' the layer, set floor, or use allocation="uniform" or "erk"'
             )
-        # In the weights' memory order, so that applying them walks memory in one direction.
-        s.masks = {
-            n: torch.empty_like(p, dtype=torch.bool).copy_(masks[n])
-            for n, p in s.parameters.items()
-        }
-        self._apply()
+        s.hold_(masks)
 
     def _apply(self) -> None:
-        """Clear what is pruned; one of our optimizers keeps it so, else `after_step` does."""
-        s = self._state
-        if isinstance(s.optimizer, Masked):
-            s.optimizer.set_masks(s.model, s.masks)
-        else:
-            apply_(s.masks, s.model, s.optimizer)
-        if s.ema is not None:
-            apply_(s.masks, s.ema, None)
-        s.marks = {n: mark_of(p) for n, p in s.parameters.items()}
-        s.pruned = {n for n, mask in s.masks.items() if not mask.all()}
+        self._state.apply_()
 
     def _mask_gradients(self) -> None:
         """What is pruned has no gradient, so that a norm to clip by is that of the live ones."""
-        s = self._state
-        for name, mask in s.whole.items():
-            grad = s.parameters[name].grad
-            if grad is not None and name in s.pruned:
-                local(grad).masked_fill_(~local(mask), 0)
+        self._state.mask_gradients_()
 
     def _check_whole(self, step: int) -> None:
         """A step that looks at weights finds them all."""
@@ -282,16 +283,9 @@ class Masking(Loop):
 
     def _check_untouched(self, marks: Mapping[str, tuple[int, int]]) -> None:
         """Pruned weights are zero still, where a weight is not known to be unchanged."""
-        for name, mask in self._state.whole.items():
-            parameter = self._state.parameters[name]
-            if marks.get(name) == mark_of(parameter):
-                continue
-            revived = int(parameter.detach().masked_fill(mask, 0).count_nonzero())
-            if revived:
-                raise RuntimeError(
-                    f"{type(self).__name__}: {name} was changed between steps, outside the method:"
-                    f" {revived} pruned weights are not 0"
-                )
+        for name, count in self._state.revived(marks):
+            why = f"{name} was changed between steps, outside the method:"
+            raise RuntimeError(f"{type(self).__name__}: {why} {count} pruned weights are not 0")
 
     def _check_start(self, initial: float) -> None:
         if not 0 <= initial <= self.sparsity:

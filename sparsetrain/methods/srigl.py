@@ -75,15 +75,17 @@ class SRigL(RigL):
             self._apply()
 
     def _random_masks(self, sparsity: float) -> Masks:
-        numbers = draws.uniform(self._state.parameters, self.pattern, self.seed, 0)
+        numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
         budgets = self._budgets(sparsity)
-        return {n: _spread(number, budgets[n]) for n, number in numbers.items()}
+        weights = self._state.reach.weights
+        spread = {n: _spread(weights[n].turned(x), budgets[n]) for n, x in numbers.items()}
+        return {n: weights[n].back(mask) for n, mask in spread.items()}
 
     def _budgets(self, sparsity: float) -> dict[str, int]:
         budgets = self._state.amounts.kept(sparsity)
         assert isinstance(budgets, dict)
         last = list(budgets)[-1]
-        outputs = self._state.parameters[last].shape[0]
+        outputs = self._state.reach.weights[last].shape[0]
         if budgets[last] < outputs:
             raise self._wrong(
                 f"{last} would keep {budgets[last]} weights for {outputs} outputs; exclude it or"
@@ -102,8 +104,10 @@ class SRigL(RigL):
             live, nonzero = int(mask.sum()), int(self._state.parameters[name].count_nonzero())
             keep = min(live - self._count(live, step), nonzero)
             gamma = 0.0 if name == last else self.gamma
-            layer = _Layer(magnitudes[name].abs(), growth[name].abs(), mask, budgets[name])
-            moved[name] = layer.moved(keep, gamma)
+            weight = self._state.reach.weights[name]
+            w, g = magnitudes[name].abs(), growth[name].abs()
+            layer = _Layer(*map(weight.turned, (w, g, mask)), budgets[name])
+            moved[name] = weight.back(layer.moved(keep, gamma))
         return moved
 
 

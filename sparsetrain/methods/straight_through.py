@@ -138,7 +138,7 @@ class SRSTE(StraightThrough):
             raise self._wrong(f"decay must not be negative, got {self.decay}")
 
     def _forward(self, name: str, w: Tensor) -> tuple[Tensor, Tensor]:
-        mask = best({name: w}, k=0, pattern=self.pattern)[name]
+        mask = best({name: w}, k=0, pattern=self._patterns[name])[name]
         return w.masked_fill(~mask, 0), mask
 
     def _backward(self, name: str, w: Tensor, grad: Tensor) -> None:
@@ -171,6 +171,8 @@ class STR(StraightThrough):
     initial: float = -3200.0
     decay: float | None = None
     end: float = 0.8
+
+    MADE = False  # a threshold may empty what weight_norm divides by
 
     def __post_init__(self) -> None:
         super().__post_init__()

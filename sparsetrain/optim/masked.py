@@ -18,6 +18,7 @@ from sparsetrain.ops.masked_sgd import STATES, MaskedState
 from sparsetrain.ops.parameter_table import CODES, gapless, row_of, same_order, table_of
 from sparsetrain.optim.state import clear_, local
 from sparsetrain.support.nearest import unknown
+from sparsetrain.support.wrapped import bare, bare_parameters
 
 Group = dict[str, Any]
 _dtype = attrgetter("dtype")
@@ -84,15 +85,16 @@ class Masked(Optimizer):
                 optimizer's.
             TypeError: a mask is not bool.
         """
-        who, named = type(self).__name__, dict(model.named_parameters())
+        who, named = type(self).__name__, bare_parameters(model)
         own = {id(p) for group in self.param_groups for p in group["params"]}
         found: dict[Tensor, Tensor] = {}
         for name, mask in masks.items():
-            if name not in named:
+            parameter = named.get(bare(model, name))
+            if parameter is None:
                 raise unknown("parameter to mask", name, named, listed=False)
-            _check_mask(f"{who}: the mask of {name}", mask, named[name])
-            if id(named[name]) in own:
-                found[named[name]] = mask
+            _check_mask(f"{who}: the mask of {name}", mask, parameter)
+            if id(parameter) in own:
+                found[parameter] = mask
         if masks and not found:
             raise ValueError(f"{who}: none of the masked parameters is this optimizer's")
         self._masks, self._tables = found, {}

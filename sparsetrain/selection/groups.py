@@ -5,17 +5,19 @@ outputs, then along inputs; whole channels in fp64, rounded once), so masks do n
 number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sparsetrain.ops import channel_scores
-from sparsetrain.selection.patterns import Block, Channel, Pattern, Unstructured, Vector
+from sparsetrain.selection.patterns import Block, Channel, Pattern, Transposed, Unstructured, Vector
 
 
 def group_count(shape: Sequence[int], pattern: Pattern) -> int:
     """How many groups a weight of this shape has."""
+    if isinstance(pattern, Transposed):
+        return group_count(pattern.shape(shape), pattern.pattern)
     if isinstance(pattern, Unstructured):
         return torch.Size(shape).numel()
     if isinstance(pattern, Channel):
@@ -29,6 +31,8 @@ def group_scores(score: Tensor, pattern: Pattern, signed: bool = False) -> Tenso
 
     Scores are not negative, unless they are `signed`.
     """
+    if isinstance(pattern, Transposed):
+        return group_scores(pattern.turned(score), pattern.pattern, signed)
     if isinstance(pattern, Unstructured):
         return score
     if isinstance(pattern, Channel):
@@ -48,6 +52,8 @@ def live_groups(mask: Tensor, pattern: Pattern) -> Tensor:
 
 def expanded(mask: Tensor, shape: Sequence[int], pattern: Pattern) -> Tensor:
     """A mask of groups as one of entries, `[*shape]` bool."""
+    if isinstance(pattern, Transposed):
+        return pattern.back(expanded(mask, pattern.shape(shape), pattern.pattern))
     if isinstance(pattern, Unstructured):
         return mask
     if isinstance(pattern, Channel):
@@ -55,6 +61,23 @@ def expanded(mask: Tensor, shape: Sequence[int], pattern: Pattern) -> Tensor:
     rows, cols = _extent(pattern)
     mask = mask.repeat_interleave(rows, 0)[: shape[0]]
     return mask.repeat_interleave(cols, 1)[:, : shape[1]].contiguous()
+
+
+def turns_of(
+    weights: Mapping[str, Tensor], pattern: Pattern | Mapping[str, Pattern]
+) -> tuple[dict[str, Transposed], Pattern]:
+    """Name -> how its weight is turned, and the pattern of all when they are."""
+    each = pattern if isinstance(pattern, Mapping) else dict.fromkeys(weights, pattern)
+    turns = {n: each[n] for n in weights if isinstance(each[n], Transposed)}
+    plain = {each[n].pattern if n in turns else each[n] for n in weights}
+    if len(plain) > 1:
+        raise ValueError(f"select: need one pattern for all weights, got {sorted(map(str, plain))}")
+    return turns, plain.pop() if plain else Unstructured()
+
+
+def turned(tensors: Mapping[str, Tensor], turns: Mapping[str, Transposed]) -> dict[str, Tensor]:
+    """Each weight as `[O, I, *kernel]`."""
+    return {n: turns[n].turned(t) if n in turns else t for n, t in tensors.items()}
 
 
 def _sums(x: Tensor, dim: int, size: int) -> Tensor:

@@ -3,57 +3,47 @@
 A weight, its gradient and its optimizer state are cleared together where its mask is false.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsetrain.optim import clear_
-from sparsetrain.support.nearest import unknown
+from sparsetrain.selection.reach import Exclude, Reach, reach
+from sparsetrain.support.wrapped import bare, bare_parameters
 
 Masks = dict[str, Tensor]
-Exclude = Collection[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 # What a sparsity is a share of; papers differ.
 COUNTS = ("prunable", "weights", "weights and biases", "parameters")
 
 
-def prunable(model: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Parameter]:
-    """Weights of the convolutions and linear layers, by name; tied weights once.
+def prunable(
+    model: nn.Module, exclude: Exclude = (), include: Exclude = ()
+) -> dict[str, nn.Parameter]:
+    """Weights that masks prune, by their bare name; tied weights once. See selection/reach.py.
 
     Args:
-        exclude: what to leave dense: names of modules or parameters and types of modules, or a
-            function of a module's name and the module.
+        exclude: what stays dense: names, patterns of names and types of modules, functions.
+        include: what is masked besides, such as embeddings.
 
     Raises:
-        ValueError: `exclude` names nothing in the model, or no weight is left.
+        ValueError: `exclude` or `include` names nothing in the model, or no weight is left.
     """
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
-    weights = {id(m.weight) for _, m in layers}
-    if callable(exclude):
-        dense = {id(m.weight) for n, m in layers if exclude(n, m)}
-    else:
-        dense = _excluded(model, exclude)
-    left = weights - dense
-    found = {name: p for name, p in model.named_parameters() if id(p) in left}
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no convolution or linear weight to prune")
-    return found
+    found = reach(model, exclude, include)
+    check_some(model, found)
+    return {name: weight.parameter for name, weight in found.weights.items()}
 
 
-def _excluded(model: nn.Module, exclude: Collection[str | type[nn.Module]]) -> set[int]:
-    known = [*dict(model.named_modules()), *dict(model.named_parameters(remove_duplicate=False))]
-    kinds = tuple(e for e in exclude if isinstance(e, type))
-    inside = [n for n, m in model.named_modules() if kinds and isinstance(m, kinds)]
-    for name in exclude:
-        if isinstance(name, str):
-            if name not in known:
-                raise unknown("layer to exclude", name, known, listed=False)
-            inside.append(name)
-    named = model.named_parameters(remove_duplicate=False)
-    return {id(p) for n, p in named if any(f"{n}.".startswith(f"{e}.") for e in inside)}
+def check_some(model: nn.Module, found: Reach) -> None:
+    """Raise ValueError where masks reach nothing."""
+    if not found.weights:
+        dense = f": {found.said()}" if found.dense else ""
+        raise ValueError(
+            f"{type(model).__name__} has no convolution or linear weight to prune{dense}"
+        )
 
 
 def counted(model: nn.Module, weights: Mapping[str, Tensor], count: str) -> int:
@@ -61,15 +51,16 @@ def counted(model: nn.Module, weights: Mapping[str, Tensor], count: str) -> int:
 
     Args:
         weights: what is prunable.
-        count: "prunable" those alone; "weights" of all convolutions and linear layers, excluded
-            ones too; "weights and biases" of these layers; "parameters" all of the model's.
+        count: "prunable" those alone; "weights" of all convolutions and linear layers too,
+            excluded ones among them; "weights and biases" of these layers; "parameters" all.
     """
     if count == "prunable":
         return sum(w.numel() for w in weights.values())
     if count == "parameters":
         return sum(p.numel() for p in model.parameters())
     layers = [m for m in model.modules() if isinstance(m, KINDS)]
-    tensors = {id(m.weight): m.weight.numel() for m in layers}
+    tensors = {id(w): w.numel() for m in layers if (w := m._parameters.get("weight")) is not None}
+    tensors |= {id(w): w.numel() for w in weights.values()}
     if count == "weights and biases":
         tensors |= {id(m.bias): m.bias.numel() for m in layers if m.bias is not None}
     return sum(tensors.values())
@@ -78,9 +69,9 @@ def counted(model: nn.Module, weights: Mapping[str, Tensor], count: str) -> int:
 @torch.no_grad()
 def apply_(masks: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer | None) -> None:
     """Clear pruned weights, their gradients and their optimizer state, in place."""
-    parameters = dict(model.named_parameters())
+    parameters = bare_parameters(model)
     for name, mask in masks.items():
-        clear_(parameters[name], mask, optimizer)
+        clear_(parameters[bare(model, name)], mask, optimizer)
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:

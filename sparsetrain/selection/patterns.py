@@ -3,7 +3,10 @@
 A pattern is plain data; `sparsetrain.select` turns a score and a pattern into a mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+
+from torch import Tensor
 
 from sparsetrain.support.nearest import unknown
 
@@ -69,7 +72,37 @@ class Channel:
     """Whole output channels: all inputs and taps of an output are kept or removed together."""
 
 
-Pattern = Unstructured | Vector | NM | Block | Channel
+@dataclass(frozen=True)
+class Transposed:
+    """A pattern on a weight that has its inputs first, `[I, O / groups, *kernel]`.
+
+    So do transposed convolutions, and with one group embeddings (a token is an input) and Hugging
+    Face's Conv1D. The groups of entries are those of the pattern on the weight turned to
+    `[O, I / groups, *kernel]`.
+    """
+
+    pattern: Unstructured | Vector | NM | Block | Channel
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise ValueError(f"Transposed: need groups >= 1, got groups={self.groups}")
+
+    def turned(self, weight: Tensor) -> Tensor:
+        """`[O, I / groups, *kernel]`, a view where groups is 1."""
+        split = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return split.flatten(0, 1) if self.groups > 1 else split[0]
+
+    def back(self, weight: Tensor) -> Tensor:
+        """`turned` undone."""
+        return self.turned(weight).contiguous()  # outputs and inputs of each group change places
+
+    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of a weight of this shape, turned."""
+        return (shape[1] * self.groups, shape[0] // self.groups, *shape[2:])
+
+
+Pattern = Unstructured | Vector | NM | Block | Channel | Transposed
 PATTERNS: dict[str, tuple[type, int]] = {  # name: (pattern, how many numbers follow it)
     "unstructured": (Unstructured, 0),
     "vector": (Vector, 1),

@@ -5,17 +5,25 @@ scores, and the k best groups are kept, over all tensors together or in each. Be
 lower tensor wins, then the lower row-major index of the group.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from sparsetrain.ops import nm_mask, nm_mask_transposable, topk_mask
 from sparsetrain.ops.topk_mask import score_of
-from sparsetrain.selection.groups import expanded, group_count, group_scores, live_groups
-from sparsetrain.selection.patterns import NM, Pattern, Unstructured
+from sparsetrain.selection.groups import (
+    expanded,
+    group_count,
+    group_scores,
+    live_groups,
+    turned,
+    turns_of,
+)
+from sparsetrain.selection.patterns import NM, Pattern, Transposed, Unstructured
+from sparsetrain.selection.select_checks import check_amount, check_score
 
 UNSTRUCTURED = Unstructured()
 
@@ -85,10 +93,12 @@ def select(
         ValueError: sparsity or k is missing, doubled or out of range, a score is negative or NaN,
             or the pattern has no meaning for a tensor's shape.
     """
+    if isinstance(pattern, Transposed):
+        return _select_turned(score, sparsity, k, pattern, scope)
     scores = dict(score) if isinstance(score, Mapping) else {"score": score}
-    _check_amount(sparsity, k, pattern, scope)
+    check_amount(sparsity, k, pattern, scope)
     for name, s in scores.items():
-        _check_score(name, s, pattern)
+        check_score(name, s, pattern)
     if isinstance(pattern, NM):
         masks = best(scores, k=0, pattern=pattern)
     elif scope == "layer":
@@ -99,13 +109,27 @@ def select(
     return masks if isinstance(score, Mapping) else masks["score"]
 
 
+def _select_turned(
+    score: Tensor | Mapping[str, Tensor],
+    sparsity: float | None,
+    k: int | None,
+    pattern: Transposed,
+    scope: Literal["global", "layer"],
+) -> Tensor | dict[str, Tensor]:
+    options: dict[str, Any] = {"k": k, "pattern": pattern.pattern, "scope": scope}
+    if isinstance(score, Tensor):
+        return pattern.back(select(pattern.turned(score), sparsity, **options))
+    masks = select({n: pattern.turned(s) for n, s in score.items()}, sparsity, **options)
+    return {n: pattern.back(mask) for n, mask in masks.items()}
+
+
 def best(
     weights: Mapping[str, Tensor],
     grads: Mapping[str, Tensor] | None = None,
     *,
     k: int | Mapping[str, int],
     formula: Formula = MAGNITUDE,
-    pattern: Pattern = UNSTRUCTURED,
+    pattern: Pattern | Mapping[str, Pattern] = UNSTRUCTURED,
     within: Mapping[str, Tensor] | None = None,
     floor: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
@@ -116,12 +140,25 @@ def best(
             one of either sign (SIGNED).
         k: groups kept over all tensors together, or name -> groups kept in that tensor; a pattern
             NM does not read it.
+        pattern: one for all, or name -> pattern: the same, `Transposed` where a weight needs it.
         within: name -> bool mask; only groups that are live in it may be kept.
         floor: name -> groups that are kept there at least, where k is one number.
 
     Raises:
         ValueError: as `topk_mask`; or the floors need more than k.
     """
+    turns, pattern = turns_of(weights, pattern)
+    if turns:
+        masks = best(
+            turned(weights, turns),
+            None if grads is None else turned(grads, turns),
+            k=k,
+            formula=formula,
+            pattern=pattern,
+            within=None if within is None else turned(within, turns),
+            floor=floor,
+        )
+        return {n: turns[n].back(m) if n in turns else m for n, m in masks.items()}
     if isinstance(pattern, NM):
         return {n: _nm(s, pattern) for n, s in _scores(weights, grads, formula).items()}
     if not isinstance(pattern, Unstructured):
@@ -229,52 +266,3 @@ def _nm(score: Tensor, pattern: NM) -> Tensor:
         by_tap = score.movedim((0, 1), (-2, -1))
         return nm_mask_transposable(by_tap).movedim((-2, -1), (0, 1)).contiguous()
     return nm_mask(score.movedim(1, -1), pattern.n, pattern.m).movedim(-1, 1).contiguous()
-
-
-def _check_amount(sparsity: float | None, k: int | None, pattern: Pattern, scope: str) -> None:
-    if scope not in ("global", "layer"):
-        raise ValueError(f"select: scope is one of global, layer, got {scope!r}")
-    if isinstance(pattern, NM):
-        if sparsity is not None or k is not None:
-            raise ValueError(
-                f"select: {pattern} keeps {pattern.n} of {pattern.m}, so it takes no sparsity"
-                f" or k, got sparsity={sparsity}, k={k}"
-            )
-        return
-    if (sparsity is None) == (k is None):
-        raise ValueError(f"select: need sparsity or k, got sparsity={sparsity}, k={k}")
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise ValueError(f"select: sparsity must be in [0, 1), got {sparsity}")
-    if k is not None and scope == "layer":
-        raise ValueError(f"select: scope 'layer' needs sparsity, got k={k}")
-
-
-def _check_score(name: str, score: Tensor, pattern: Pattern) -> None:
-    if not score.is_floating_point():
-        raise TypeError(f"select: score of {name!r} must be floating, got {score.dtype}")
-    if not isinstance(pattern, Unstructured) and score.dim() < 2:
-        raise ValueError(
-            f"select: {pattern} needs [O, I, ...], score of {name!r} has shape {tuple(score.shape)}"
-        )
-    if isinstance(pattern, NM):
-        _check_multiple(name, score, "input", 1, pattern)
-        if pattern.transposable:
-            _check_multiple(name, score, "output", 0, pattern)
-    if score.numel() and not score.amin() >= 0:  # a NaN is not, either
-        wrong: dict[str, Callable[[Tensor], Tensor]] = {"NaN": torch.isnan, "negative": _negative}
-        for kind, test in wrong.items():
-            if count := int(test(score).sum()):
-                entries = "entry" if count == 1 else "entries"
-                raise ValueError(f"select: score of {name!r} has {count} {kind} {entries}")
-
-
-def _check_multiple(name: str, score: Tensor, what: str, axis: int, pattern: NM) -> None:
-    if score.shape[axis] % pattern.m:
-        raise ValueError(
-            f"select: {what} axis of {name!r} is {score.shape[axis]}, not a multiple of"
-            f" m={pattern.m}"
-        )
-
-
-def _negative(score: Tensor) -> Tensor:
-    return score < 0

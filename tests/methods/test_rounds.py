@@ -160,7 +160,11 @@ def test_synflow_takes_dicts_and_tokens():
             return {"logits": self.last(self.table(tokens).mean(1) * scale)}
 
     sample = {"tokens": torch.tensor([[1, 2], [3, 4]]), "scale": torch.zeros(2, 1)}
-    method = SynFlow(0.5, sample)
+    with pytest.warns(
+        UserWarning, match=r"reach 30% of the weights; .* table.weight \(70%, an emb"
+    ):
+        started(SynFlow(0.5, sample), Tokens())
+    method = SynFlow(0.5, sample, exclude=nn.Embedding)
     started(method, Tokens())
     assert int(method.masks["last.weight"].sum()) == 9
 

@@ -1,0 +1,170 @@
+"""Methods on weights beside those of convolutions and linear layers."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrizations
+
+from sparsetrain import methods, optim
+from sparsetrain.selection.masks import sparsity
+from sparsetrain.selection.patterns import NM, Block, Channel, Vector
+
+STEPS = 12
+X, Y = torch.randn(4, 4, 8), torch.randint(4, (4,))
+LOSS = {"loss_fn": cross_entropy, "batches": [(X, Y)]}
+UPDATES = {"total_steps": STEPS, "interval": 3}
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.cell = nn.LSTM(8, 8, batch_first=True), nn.GRUCell(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.cross = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
+        self.up, self.wide = nn.ConvTranspose1d(8, 8, 3, groups=2), nn.ConvTranspose1d(8, 8, 3)
+        self.normed = parametrizations.weight_norm(nn.Conv1d(8, 8, 3))
+        self.spectral = parametrizations.spectral_norm(nn.Linear(8, 8))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, and in use
+            self.old = nn.utils.weight_norm(nn.Linear(8, 8))
+        self.cut = nn.Linear(8, 8)
+        nn.utils.prune.random_unstructured(self.cut, "weight", 0.25)
+        self.both, self.last = nn.Bilinear(8, 8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        h, _ = self.lstm(x)
+        h = torch.stack([self.cell(row) for row in h.unbind(1)], 1)
+        h = h + self.attention(h, h, h)[0]
+        h = h + self.cross(h, h[..., :4], h[..., :4])[0]
+        h = self.normed(self.wide(self.up(h.mT))).mT
+        h = self.cut(self.old(self.spectral(h)))
+        return self.last(self.both(h, h).mean(1))
+
+
+METHODS = {
+    "magnitude": lambda: methods.Magnitude(0.6, allocation="uniform"),
+    "magnitude, all layers": lambda: methods.Magnitude(0.4),
+    "nm": lambda: methods.Magnitude(0.5, pattern=NM(2, 4)),
+    "random": lambda: methods.Random(0.6, allocation="erk"),
+    "snip": lambda: methods.SNIP(0.5, allocation="uniform", **LOSS),
+    "grasp": lambda: methods.GraSP(0.3, allocation="uniform", **LOSS),
+    "synflow": lambda: methods.SynFlow(0.5, X, rounds=3, allocation="uniform"),
+    "iter-snip": lambda: methods.IterSNIP(0.5, rounds=3, allocation="uniform", **LOSS),
+    "force": lambda: methods.FORCE(0.5, rounds=3, allocation="uniform", **LOSS),
+    "prospr": lambda: methods.ProsPr(0.5, allocation="uniform", **LOSS),
+    "gmp": lambda: methods.GMP(0.6, allocation="uniform", **UPDATES),
+    "set": lambda: methods.SET(0.6, **UPDATES),
+    "rigl": lambda: methods.RigL(0.6, **UPDATES),
+    "granet": lambda: methods.GraNet(0.6, **UPDATES),
+    "srigl": lambda: methods.SRigL(0.6, **UPDATES),
+    "gse": lambda: methods.GSE(0.6, **UPDATES),
+    "fggp": lambda: methods.FGGP(0.6, allocation="uniform", **UPDATES),
+    "drive": lambda: methods.DRIVE(0.6, 2, rounds=3, interval=3, allocation="uniform"),
+    "sr-ste": lambda: methods.SRSTE(0.5),
+    "imp": lambda: methods.IMP(0.5, level_steps=4, levels=3, allocation="uniform"),
+}
+OPTIMIZERS = {
+    "torch": lambda model: torch.optim.SGD(model.parameters(), 0.05, momentum=0.9),
+    "ours": lambda model: optim.AdamW(model.parameters(), 1e-3),
+}
+
+
+def run(method, optimizer, model):
+    method.start(model, optimizer)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        cross_entropy(model(X), Y).backward()
+        method.after_backward()
+        optimizer.step()
+        method.after_step()
+    method.finish()
+
+
+@pytest.mark.parametrize("ours", OPTIMIZERS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_masks_every_kind_of_weight(name, ours):
+    torch.manual_seed(0)
+    model, method = Mixed(), METHODS[name]()
+    run(method, OPTIMIZERS[ours](model), model)
+    parameters = dict(model.named_parameters())
+    matrices = {n for n, p in parameters.items() if sum(size > 1 for size in p.shape) > 1}
+    assert method.masks.keys() == matrices
+    assert not any(parameters[n][~mask].any() for n, mask in method.masks.items())
+    assert method.sparsity <= sparsity(method.masks) + 1e-3  # srigl rounds down
+    assert model(X).isfinite().all()
+    assert all(p.isfinite().all() for p in parameters.values())
+
+
+@pytest.mark.parametrize("pattern", [Vector(4), Block(2, 2), Channel()], ids=str)
+def test_patterns_lie_as_the_layers_have_their_channels(pattern):
+    """A transposed convolution's outputs are its second axis; weight_norm cannot lose a row."""
+    model = Mixed()
+    method = methods.Magnitude(0.5, allocation="uniform", pattern=pattern)
+    method.start(model, OPTIMIZERS["ours"](model))
+    assert not [n for n in method.masks if n.startswith(("normed", "old"))]
+    assert "cut.weight_orig" in method.masks
+    assert model(X).isfinite().all()
+    mask = method.masks["wide.weight"].transpose(0, 1)  # [O, I, taps]
+    grouped = torch.cat([m.transpose(0, 1) for m in method.masks["up.weight"].split(4)])
+    for turned in (mask, grouped, method.masks["attention.in_proj_weight"]):
+        rows, columns = {Vector(4): (4, 1), Block(2, 2): (2, 2), Channel(): (1, 0)}[pattern]
+        by_tap = turned.reshape(*turned.shape[:2], -1).movedim(2, 0)
+        parts = by_tap.unflatten(1, (-1, rows)).unflatten(3, (-1, columns or turned.shape[1]))
+        groups = parts.movedim(2, 3).flatten(3).movedim(-1, 0)  # `[entries of a group, ...]`
+        assert torch.equal(groups.all(0), groups.any(0))
+        assert 0.4 < turned.float().mean() < 0.6
+
+
+class Language(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.body = nn.Embedding(16, 8), nn.Linear(8, 8)
+        self.lm_head = nn.Linear(8, 16, bias=False)
+
+    def forward(self, tokens):
+        return self.lm_head(self.body(self.table(tokens)))
+
+
+def test_what_stays_dense_is_said_unless_it_is_asked_for():
+    tokens = torch.randint(16, (2, 4))
+    said = r"reach 20% of the weights; .* table.weight \(40%, an embedding\), lm_head.weight \(40%"
+    for method in (
+        methods.Magnitude(0.5),
+        methods.Wanda(0.5, [tokens]),
+        methods.SparseGPT(0.5, [tokens]),
+    ):
+        with pytest.warns(UserWarning, match=f"{type(method).__name__}: masks {said}"):
+            method.start(Language())
+        assert list(method.masks) == ["body.weight"]
+    method = methods.Magnitude(0.5, exclude=[nn.Embedding, "lm_*"])
+    method.start(Language())
+    method = methods.Magnitude(0.5, include=["table", "lm_head"])
+    method.start(Language())
+    assert list(method.masks) == ["table.weight", "body.weight", "lm_head.weight"]
+    method = methods.Wanda(0.5, [tokens], head=True, exclude="table")
+    method.start(Language())
+    assert list(method.masks) == ["body.weight", "lm_head.weight"]
+
+
+def test_a_methods_names_are_bare_inside_of_a_model_too():
+    model = nn.Sequential(nn.Linear(8, 8), nn.DataParallel(nn.Sequential(nn.Linear(8, 8))))
+    for optimizer in OPTIMIZERS.values():
+        method = methods.Magnitude(0.5, exclude="0")
+        method.start(model, optimizer(model))
+        assert list(method.masks) == ["1.0.weight"]
+        assert int((model[1].module[0].weight == 0).sum()) == 32
+        method.resume(model, optimizer(model), method.state_dict())
+
+
+def test_a_magnitude_is_that_of_the_weight_not_of_what_makes_it():
+    """weight_norm: row 0 has the larger v, and a gain of nearly 0."""
+    layer = parametrizations.weight_norm(nn.Linear(4, 2))
+    with torch.no_grad():
+        layer.parametrizations.weight.original1[0].fill_(100.0)
+        layer.parametrizations.weight.original0.copy_(torch.tensor([[1e-3], [1.0]]))
+    method = methods.Magnitude(0.375)
+    method.start(layer)
+    assert method.masks["parametrizations.weight.original1"].sum(1).tolist() == [1, 4]
