@@ -25,7 +25,15 @@ constexpr int64_t kGrain = 4;  // tiles that are worth a thread
 // A mask of w, in large pages where that helps: new memory costs more in page faults than all of
 // the selection.
 Tensor new_mask(const Tensor& w) {
-  Tensor keep = torch::stable::new_empty(w, w.sizes(), ScalarType::Bool);
+  AtenTensorHandle handle;  // straight from the C interface, without a dispatch by name a tensor
+  std::vector<int64_t> strides(w.dim());
+  int64_t step = 1;
+  for (int64_t axis = w.dim(); axis-- > 0; step *= std::max<int64_t>(w.size(axis), 1))
+    strides[axis] = step;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(w.dim(), w.sizes().data(), strides.data(),
+                                                         aoti_torch_dtype_bool(),
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  Tensor keep(handle);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 2 << 20;
   const auto begin = reinterpret_cast<uintptr_t>(keep.mutable_data_ptr()),

@@ -86,16 +86,17 @@ def topk_mask(
         if k:
             raise ValueError(f"topk_mask: k={k} exceeds the 0 candidates")
         return []
-    keep, nan, candidates = _topk_mask(
-        _contiguous(weights),
-        _contiguous(grads or () if score != "magnitude" else ()),
-        _contiguous(within or ()),
-        k,
-        SCORES.index(score),
-        alpha,
-        beta,
-        gamma,
-    )
+    with torch.no_grad():
+        keep, nan, candidates = _topk_mask(
+            _contiguous(weights),
+            _contiguous(grads or () if score != "magnitude" else ()),
+            _contiguous(within or ()),
+            k,
+            SCORES.index(score),
+            alpha,
+            beta,
+            gamma,
+        )
     if check:
         check_found(nan.tolist(), k, int(candidates), label)
     return keep
@@ -146,4 +147,4 @@ def _(weights, grads, within, k, score, alpha, beta, gamma):
 
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [t.detach().contiguous() for t in tensors]
+    return [t if t.is_contiguous() else t.contiguous() for t in tensors]

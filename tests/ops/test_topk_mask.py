@@ -88,6 +88,17 @@ def test_strided_inputs(device):
     assert equal(views, grads, k=1000, score="snip")
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1, 5, 1), (2, 3, 4)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_masks_are_laid_out_as_new_tensors_are(shape, grad, device):
+    w = torch.randn(shape, device=device).requires_grad_(grad)
+    (mask,) = topk_mask([w], k=w.numel() // 2)
+    new = torch.empty(shape, dtype=torch.bool, device=device)
+    assert (mask.shape, mask.stride(), mask.dtype) == (new.shape, new.stride(), new.dtype)
+    assert mask.sum() == w.numel() // 2
+    assert not mask.requires_grad
+
+
 def test_subnormals_and_infinity(device):
     inf = float("inf")
     x = torch.tensor([-inf, 1e-45, 0.0, 3e-45, inf, 1e38, -0.0, -1e-40], device=device)
