@@ -1,10 +1,12 @@
 import json
+import resource
 
 import pytest
 import torch
 from rich.console import Console
 
 from sparsetrain.bench import select
+from sparsetrain.measure import timing
 
 
 def test_a_table_a_file_and_a_plot(tmp_path, capsys):
@@ -40,3 +42,21 @@ def test_what_memory_does_not_hold_is_left_out(monkeypatch):
         "TopkMask, warm",
         "np.partition",
     ]
+
+
+def test_memory_is_written_before_copies_into_it_are_timed(monkeypatch):
+    touched, before = [], timing.seconds
+
+    def seconds(thunk, device):
+        touched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        took = before(thunk, device)
+        touched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        return took
+
+    monkeypatch.setattr(timing, "SCRUB_BYTES", 16 << 20)  # 4096 pages
+    monkeypatch.setattr(timing, "seconds", seconds)
+    speeds = timing.bandwidth("cpu", repeats=1)
+    assert list(speeds) == ["read", "copy", "update"]
+    assert min(speeds.values()) > 0
+    faults = [after - first for first, after in zip(touched[::2], touched[1::2], strict=True)]
+    assert max(faults) < 1000

@@ -46,10 +46,14 @@ def run(
     try:
         for count in threads:
             torch.set_num_threads(count)
-            copy = bandwidth(device)["copy"]
-            records = [r for name in STEPS for r in records_of(name, device, repeats, copy)]
-            console.print(_table(records, f"{device}, {count} threads, copy {copy:.1f} GB/s"))
-            results.append({"machine": machine(device), "copy_gb_per_s": copy, "results": records})
+            update = bandwidth(device)["update"]
+            records = [r for name in STEPS for r in records_of(name, device, repeats, update)]
+            console.print(
+                _table(records, f"{device}, {count} threads, update in place {update:.1f} GB/s")
+            )
+            results.append(
+                {"machine": machine(device), "update_gb_per_s": update, "results": records}
+            )
     finally:
         torch.set_num_threads(before)
     if json_path is not None:
@@ -58,8 +62,8 @@ def run(
         _plot(results).savefig(plot_path)
 
 
-def records_of(name: str, device: str, repeats: int, copy: float) -> list[dict[str, Any]]:
-    """One record a contender, with ns a parameter and what it is of the copy and of the rival."""
+def records_of(name: str, device: str, repeats: int, update: float) -> list[dict[str, Any]]:
+    """One record a contender, with ns a parameter, and its shares of an update and of the rival."""
     numel = sum(torch.Size(shape).numel() for shape in SHAPES)
     records = measure(case(name, device), device, repeats)
     rival = next(r["median_ms"] for r in records if r["contender"] == RIVAL)
@@ -67,7 +71,7 @@ def records_of(name: str, device: str, repeats: int, copy: float) -> list[dict[s
         {
             **r,
             "ns_per_parameter": 1e6 * r["median_ms"] / numel,
-            "share_of_copy": r["gb_per_s"] / copy,
+            "share_of_update": r["gb_per_s"] / update,
             "ratio_to_torch_fused": r["median_ms"] / rival,
         }
         for r in records
@@ -122,7 +126,7 @@ def _table(records: list[dict[str, Any]], title: str) -> Table:
     table = Table(title=title)
     for column in ("step", "contender"):
         table.add_column(column)
-    for column in ("ms", "p20", "p80", "ns/param", "GB/s", "of copy", "of torch fused"):
+    for column in ("ms", "p20", "p80", "ns/param", "GB/s", "of update", "of torch fused"):
         table.add_column(column, justify="right")
     for r in records:
         table.add_row(
@@ -131,7 +135,7 @@ def _table(records: list[dict[str, Any]], title: str) -> Table:
             *(f"{r[key]:.2f}" for key in ("median_ms", "p20_ms", "p80_ms")),
             f"{r['ns_per_parameter']:.3f}",
             f"{r['gb_per_s']:.1f}",
-            f"{100 * r['share_of_copy']:.0f}%",
+            f"{100 * r['share_of_update']:.0f}%",
             f"{r['ratio_to_torch_fused']:.2f}x",
         )
     return table

@@ -58,15 +58,21 @@ def seconds(thunk: Callable[[], Any], device: str) -> float:
 def bandwidth(device: str, repeats: int = 5) -> dict[str, float]:
     """GB/s of memory, by torch on its number of threads, the best of some runs over 256 MB.
 
-    "read" is a sum, of which each byte counts once; "copy" counts each byte twice, as it is read
-    and as it is written. What a CPU reads of a line only to overwrite it is not counted, so a loop
-    that writes where it read can be beyond 100% of "copy".
+    "read" is a sum, of which each byte counts once; "copy", into memory that is mapped, and
+    "update", in place, count each byte twice, as it is read and as it is written. What a CPU reads
+    of a line only to overwrite it is not counted, so that "copy" is the slower of the two.
     """
     a = torch.ones(SCRUB_BYTES // 4, device=device)
-    b = torch.empty_like(a)
-    everything = {"read": a.sum, "copy": lambda: b.copy_(a)}
-    best = {name: min(seconds(f, device) for _ in range(repeats)) for name, f in everything.items()}
-    return {"read": a.nbytes / best["read"] / 1e9, "copy": 2 * a.nbytes / best["copy"] / 1e9}
+    b = torch.zeros_like(a).fill_(1.0)  # zeros alone may be pages that do not exist yet
+    everything = {
+        "read": (1, a.sum),
+        "copy": (2, lambda: b.copy_(a)),
+        "update": (2, lambda: b.neg_()),
+    }
+    return {
+        name: times * a.nbytes / min(seconds(f, device) for _ in range(repeats)) / 1e9
+        for name, (times, f) in everything.items()
+    }
 
 
 def check(case: Case) -> None:
