@@ -112,6 +112,20 @@ class SET(Masking):
         numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
         return self._choose(sparsity, scores=numbers)
 
+    def _bernoulli_masks(self, sparsity: float) -> Masks:
+        """Masks in which each group is kept with its layer's share."""
+        amounts = self._state.amounts
+        counts = amounts.kept(sparsity)
+        assert isinstance(counts, dict)
+        numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
+        shares = {n: count / amounts.groups[n] for n, count in counts.items()}
+        return draws.bernoulli(numbers, self._patterns, shares)
+
+    def _check_initial(self, initial: str) -> None:
+        self._one_of("initial", ("exact", "bernoulli"))
+        if initial == "bernoulli" and self.allocation == "global":
+            raise self._wrong("initial='bernoulli' needs an allocation by layer, got 'global'")
+
     def _draw_weights(self, draw: Callable[[Tensor, Tensor, Generator], Tensor]) -> None:
         """Weights of the layers that are not dense, from (like, mask, stream); averages follow."""
         s = self._state
@@ -234,6 +248,7 @@ class GraNet(RigL):
         prune_end: share of total_steps in which pruning takes place, 80 of 160 epochs in the
             paper's script for CIFAR.
         exact_end: prune to `sparsity` at u = U; the code stops one update before.
+        initial: the first masks have "exact" counts, or the code's "bernoulli" ones.
         allocation: of the first masks; pruning is global.
 
     The other options are those of `SET`.
@@ -248,14 +263,18 @@ class GraNet(RigL):
     initial_sparsity: float = 0.5
     prune_end: float = 0.5
     exact_end: bool = True
+    initial: Literal["exact", "bernoulli"] = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_initial(self.initial)
         self._check_start(self.initial_sparsity)
         self._every(self.interval, self.prune_end, self.total_steps)
 
     def _begin(self) -> None:
-        self._change(self._random_masks(self.initial_sparsity))
+        exact = self.initial == "exact"
+        start = self._random_masks if exact else self._bernoulli_masks
+        self._change(start(self.initial_sparsity))
 
     @property
     def _prunings(self) -> int:

@@ -64,9 +64,7 @@ class GSE(RigL):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._one_of("scope", ("global", "layer"))
-        self._one_of("initial", ("exact", "bernoulli"))
-        if self.initial == "bernoulli" and self.allocation == "global":
-            raise self._wrong("initial='bernoulli' needs an allocation by layer, got 'global'")
+        self._check_initial(self.initial)
         if self.subset <= 0:
             raise self._wrong(f"subset must be positive, got {self.subset}")
 
@@ -78,14 +76,8 @@ class GSE(RigL):
             self._apply()
 
     def _random_masks(self, sparsity: float) -> Masks:
-        if self.initial == "exact":
-            return super()._random_masks(sparsity)
-        amounts = self._state.amounts
-        counts = amounts.kept(sparsity)
-        assert isinstance(counts, dict)
-        numbers = draws.uniform(self._state.parameters, self._patterns, self.seed, 0)
-        shares = {n: count / amounts.groups[n] for n, count in counts.items()}
-        return draws.bernoulli(numbers, self._patterns, shares)
+        exact = self.initial == "exact"
+        return super()._random_masks(sparsity) if exact else self._bernoulli_masks(sparsity)
 
     def _draw_biases(self) -> None:
         s = self._state
