@@ -165,6 +165,21 @@ def test_granets_counts():
     assert sum(short[-1][0].values()) == round(900 * (0.2 + 0.3 / 64))
 
 
+def test_granet_may_start_by_bernoullis_law():
+    first = set()
+    for seed in range(5):
+        model = nn.Linear(40, 40)
+        method = GraNet(0.8, 80, interval=10, initial="bernoulli", seed=seed)
+        method.start(model, torch.optim.SGD(model.parameters(), 0.1))
+        first.add(int(method.masks["weight"].sum()))
+        for parameter in model.parameters():
+            parameter.grad = torch.rand_like(parameter)
+        method.after_backward(39)
+        assert int(method.masks["weight"].sum()) == 320
+    assert len(first) > 2
+    assert all(abs(count - 800) < 120 for count in first)
+
+
 def test_granet_starts_dense_too():
     method = GraNet(0.8, 80, interval=10, initial_sparsity=0.0)
     counts = [sum(c.values()) for c, _ in moves(method, 80)]
