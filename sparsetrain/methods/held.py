@@ -8,7 +8,7 @@ from torch import nn
 
 from sparsetrain.methods import loop
 from sparsetrain.methods.amounts import Amounts
-from sparsetrain.optim import Masked, local
+from sparsetrain.optim import Masked, mask_
 from sparsetrain.selection.masks import Masks, apply_, mark_of
 from sparsetrain.selection.reach import Reach
 
@@ -59,7 +59,7 @@ class State(loop.State):
         for name, mask in self.whole.items():
             grad = self.parameters[name].grad
             if grad is not None and name in self.pruned:
-                local(grad).masked_fill_(~local(mask), 0)
+                mask_(grad, mask)
 
     def revived(self, marks: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, int]]:
         """Weights that are not as these marks say, with how many of their pruned are not 0."""
