@@ -17,7 +17,7 @@ from sparsetrain.methods.masking import Masking
 from sparsetrain.methods.probe import Batch, Probing
 from sparsetrain.selection import patterns
 from sparsetrain.selection.select import SIGNED, Formula
-from sparsetrain.support.chance import random_stream
+from sparsetrain.support.chance import normal, random_stream
 
 ALL = (*Masking.PATTERNS, patterns.NM)
 
@@ -170,8 +170,8 @@ class GraSP(Probing):
         linear = {id(m.weight) for m in self._state.model.modules() if isinstance(m, nn.Linear)}
         for i, (name, parameter) in enumerate(self._state.parameters.items()):
             if id(parameter) in linear:
-                fresh = torch.empty(parameter.shape)
-                nn.init.xavier_normal_(fresh, generator=random_stream(self.seed, 0, i))
+                xavier = (2 / sum(parameter.shape)) ** 0.5
+                fresh = xavier * normal(parameter.shape, random_stream(self.seed, 0, i))
                 weights[name] = fresh.to(parameter)
         return weights
 

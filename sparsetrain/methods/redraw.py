@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparsetrain.support.chance import normal
+
 Laws = dict[str, list[float]]  # parameter name -> mean, standard deviation, fan-in
 
 
@@ -38,7 +40,7 @@ def redraw_(model: nn.Module, laws: Laws, seed: int) -> None:
     for name, parameter in model.named_parameters():
         mean, std, fan_in = laws[name]
         std *= (fan_in / max(_fan_in(parameter), 1)) ** 0.5
-        drawn = torch.empty(parameter.shape).normal_(mean, std, generator=source)
+        drawn = mean + std * normal(parameter.shape, source)
         if parameter.requires_grad:
             parameter.copy_(drawn if std else torch.full_like(drawn, mean))
     for module in model.modules():

@@ -17,6 +17,7 @@ from sparsetrain.selection.masks import Masks
 from sparsetrain.selection.patterns import Unstructured
 from sparsetrain.selection.schedules import Steps
 from sparsetrain.selection.select import best
+from sparsetrain.support.chance import normal
 
 
 @dataclass(frozen=True)
@@ -170,4 +171,4 @@ def _spread(numbers: Tensor, budget: int) -> Tensor:
 
 
 def _grad_flow(like: Tensor, mask: Tensor, stream: Generator) -> Tensor:
-    return draws.scaled_rows(like.normal_(generator=stream), mask, lambda fan_in: 2 / fan_in)
+    return draws.scaled_rows(normal(like.shape, stream), mask, lambda fan_in: 2 / fan_in)

@@ -1,7 +1,7 @@
 """Random numbers: streams that depend on a key alone, and the generators that everybody shares."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -13,6 +13,11 @@ def random_stream(*key: int) -> torch.Generator:
     """A generator on the CPU; equal keys give equal numbers, on every machine."""
     digest = blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def normal(shape: Sequence[int], stream: torch.Generator) -> torch.Tensor:
+    """fp32 numbers of the standard normal law, drawn in fp64, where instruction sets agree."""
+    return torch.randn(tuple(shape), generator=stream, dtype=torch.float64).float()
 
 
 def seed_all(seed: int) -> None:

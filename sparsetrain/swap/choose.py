@@ -49,7 +49,8 @@ def sparsify(
     between such layers. On the CPU in fp32; what cannot be sparse, and what is no faster, stays the
     module that it is, in the memory format that it has. With the number of threads that is to be,
     and a sample of the batch that is to come, the model never gets slower than it was. `densify`
-    undoes all of this exactly.
+    undoes all of this exactly. Which forms are chosen hangs on this machine; they compute the same
+    numbers to rounding, and `force` takes the forms of a report from elsewhere.
 
     Args:
         masks: parameter name -> bool mask, true = kept, as a method's `masks`; what they prune

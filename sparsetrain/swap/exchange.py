@@ -19,6 +19,7 @@ from sparsetrain.optim import replace_, set_data_
 ORIGIN = (
     "_origin"  # hangs beside a sparse layer's attributes, no submodule and no part of its state
 )
+ACTIVATION = "_fused_activation"  # which one torch's fused path knows, 0 for none
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -159,3 +160,14 @@ def _exchange(model: nn.Module, modules: Mapping[Any, nn.Module]) -> None:
         for name, child in parent._modules.items():
             if child is not None and child in modules:
                 parent._modules[name] = modules[child]
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            _choose_path(parent)
+
+
+def _choose_path(layer: nn.TransformerEncoderLayer) -> None:
+    """Torch's fused path reads the linear layers' weights itself: not where they are sparse."""
+    own, sparse = vars(layer), any(isinstance(m, SparseLayer) for m in layer.children())
+    if sparse and ACTIVATION not in own:
+        own[ACTIVATION], layer.activation_relu_or_gelu = layer.activation_relu_or_gelu, 0
+    elif not sparse and ACTIVATION in own:
+        layer.activation_relu_or_gelu = own.pop(ACTIVATION)

@@ -15,6 +15,7 @@ from sparsetrain.nn import Blocked, SparseLayer
 from sparsetrain.nn.packed import widest
 from sparsetrain.shrink.record import arguments
 from sparsetrain.support.nearest import unknown
+from sparsetrain.support.wrapped import bare_modules, bare_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ def sites(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Site]:
     """
     if any(isinstance(m, SparseLayer) for m in model.modules()):
         raise ValueError("sparsify: some layers are sparse already; densify the model first")
-    named = dict(model.named_parameters(remove_duplicate=False))
+    named = bare_parameters(model, remove_duplicate=False)
+    modules = bare_modules(model)
     owners: Counter[int] = Counter()
     for module in model.modules():
         owners.update(id(p) for p in module._parameters.values())
@@ -74,7 +76,7 @@ def sites(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Site]:
             raise unknown("parameter to make sparse", name, named, listed=False)
         _check(name, mask, named[name])
         owner, _, last = name.rpartition(".")
-        module = model.get_submodule(owner)
+        module = modules[owner]
         why = _why_not(module, last, mask)
         if owners[id(named[name])] > 1:
             why = "its weight is tied to another layer's"
@@ -104,6 +106,8 @@ def _why_not(module: nn.Module, parameter: str, mask: Tensor) -> str:
     kind = type(module).__name__
     if is_parametrized(module):
         return "it has a parametrization"
+    if parameter != "weight" and parameter.startswith("weight_") and hasattr(module, "weight"):
+        return f"a hook makes its weight from {parameter}"
     if type(module) not in (nn.Conv2d, nn.Linear) or parameter != "weight":
         return f"{parameter} of {kind} has no sparse form"
     weight = module.weight

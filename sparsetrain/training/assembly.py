@@ -63,6 +63,7 @@ GIVEN: dict[str, Callable[[Setting], Any]] = {  # None: the method's own default
     "count": lambda s: s.config.count,
     "floor": lambda s: s.config.floor,
     "exclude": lambda s: s.config.excluded,
+    "include": lambda s: s.config.included,
     "protect": lambda s: s.config.excluded,
     "total_steps": lambda s: s.total_steps,
     "epoch_steps": lambda s: s.epoch_steps,

@@ -15,7 +15,8 @@ from sparsetrain.support.nearest import unknown
 PLAIN = (bool, int, float, str, NoneType)  # what can be written as "name=value"
 FOLLOWS = frozenset(
     [
-        *("sparsity", "flops", "pattern", "allocation", "count", "floor", "exclude", "protect"),
+        *("sparsity", "flops", "pattern", "allocation", "count", "floor", "protect"),
+        *("exclude", "include"),
         *("total_steps", "epoch_steps", "loss_fn", "batch", "sample", "seed"),
     ]
 )

@@ -46,7 +46,8 @@ class Config:
     dense_epochs: float = _option(2.0, "drive: epochs before the first round")
     prune_epochs: float = _option(1.0, "drive: epochs over which the rounds are spread")
     rounds: int = _option(10, "drive: pruning rounds")
-    exclude: str = _option("", "layers that are not pruned: names, separated by commas")
+    exclude: str = _option("", "what is not pruned: names or patterns, separated by commas")
+    include: str = _option("", "what is masked besides, such as embeddings: the same")
     epochs: int = _option(10, "passes over the training images")
     batch_size: int = _option(128, "images a step")
     optimizer: str = _option("sgd", "sgd or adamw")
@@ -101,7 +102,11 @@ class Config:
 
     @property
     def excluded(self) -> list[str]:
-        return [name.strip() for name in self.exclude.split(",") if name.strip()]
+        return _listed(self.exclude)
+
+    @property
+    def included(self) -> list[str]:
+        return _listed(self.include)
 
     def prepare_torch(self) -> None:
         """Threads and seed, before anything is drawn."""
@@ -121,6 +126,10 @@ def load_config(path: str | Path) -> Config:
     with reading(path, "config"):
         return Config(**read_json(path, "config", fields_of(Config)))
     raise AssertionError
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 INFINITE = float("inf")

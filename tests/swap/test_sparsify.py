@@ -289,3 +289,59 @@ def test_a_faster_memory_format_is_named(masked, monkeypatch):
     text = str(st.sparsify(model, masks, X, cache=None))
     assert "in channels_last the dense convolutions would take 1.5 of 3 ms: model.to(" in text
     assert "channels_last ms" in text
+
+
+class Kinds(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.lstm = nn.Linear(8, 8), nn.LSTM(8, 8, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.up = nn.ConvTranspose1d(8, 8, 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, and in use
+            self.old = nn.utils.weight_norm(nn.Linear(8, 8))
+
+    def forward(self, x):
+        return self.first(x)
+
+
+def test_layers_of_other_kinds_stay_dense_and_say_why():
+    model, method = Kinds(), st.methods.Magnitude(0.5, allocation="uniform")
+    method.start(model)
+    report = st.sparsify(model, method.masks, torch.ones(2, 8), force="sparse", cache=None)
+    why = {row.layer: row.why for row in report.rows}
+    assert why == {
+        "first": "",
+        "lstm": "weight_hh_l0 of LSTM has no sparse form",
+        "attention": "in_proj_weight of MultiheadAttention has no sparse form",
+        "attention.out_proj": "weight of NonDynamicallyQuantizableLinear has no sparse form",
+        "up": "weight of ConvTranspose1d has no sparse form",
+        "old": "a hook makes its weight from weight_v",
+    }
+
+
+def test_a_transformer_runs_in_both_modes():
+    """Torch's fused path of the evaluation mode takes the linear layers' weights past them."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model, x = nn.Sequential(nn.Linear(4, 16), layer), torch.ones(2, 5, 4)
+    method = st.methods.Magnitude(0.9, allocation="uniform")
+    method.start(model)
+    with torch.no_grad():
+        wanted = model(x)
+        for training in (True, False):
+            st.sparsify(model.train(training), method.masks, x, force="sparse", cache=None)
+            assert isinstance(layer.linear1, SparseLinear)
+            for mode in (True, False):
+                torch.testing.assert_close(model.train(mode)(x), wanted)
+            st.densify(model)
+            assert layer.activation_relu_or_gelu == 1
+            assert torch.equal(model.eval()(x), model(x))
+
+
+def test_names_are_bare_inside_of_a_wrapper():
+    model = nn.Sequential(nn.Linear(8, 8), nn.DataParallel(nn.Sequential(nn.Linear(8, 8))))
+    method = st.methods.Magnitude(0.5, allocation="uniform")
+    method.start(model)
+    report = st.sparsify(model, method.masks, torch.ones(2, 8), force="sparse", cache=None)
+    assert report.forms == {"0": "unstructured", "1.0": "unstructured"}
+    assert isinstance(model[1].module[0], SparseLinear)

@@ -100,7 +100,7 @@ def _removed(run: Run, data: Images) -> dict[str, Any]:
     """The share of the dense network's weights that is gone, masked or cut."""
     count = getattr(run.method, "count", run.config.count or "prunable")
     dense = build_model(run.config, data)
-    weights = prunable(dense, run.config.excluded)
+    weights = prunable(dense, run.config.excluded, run.config.included)
     live = live_entries(Network(run.model, run.method.masks))
     gone = sum(w.numel() - live[name] for name, w in weights.items())
     return {"sparsity": gone / counted(dense, weights, count), "count": count}
