@@ -103,8 +103,12 @@ class Loop(Method):
         if s.skipped:
             s.step, s.lost = s.step - 1, s.lost + 1
             return
-        with torch.no_grad():
-            self._between(s.step)
+        try:
+            with torch.no_grad():
+                self._between(s.step)
+        except Exception:
+            s.calls.after_backward -= 1  # what could not be done may be called for again
+            raise
 
     def after_step(self, step: int | None = None) -> None:
         s = self._state
