@@ -5,7 +5,7 @@ update, mostly `self._remove(plan(...))`. The small network is the state: a resu
 the checkpoint, and only counters from the method.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from sparsetrain.methods.loop import Loop
 from sparsetrain.methods.method import plain
 from sparsetrain.methods.redraw import Laws, fan_ins, laws_of, redraw_, rescale_
 from sparsetrain.selection.patterns import Channel, Pattern
-from sparsetrain.shrink import Graph, Plan, protected, trace
+from sparsetrain.shrink import Graph, Plan, Protect, protected, trace
 from sparsetrain.shrink.rounding import MACHINE, machine_round_to
 
 REINIT = ("keep", "rescale", "fresh")
@@ -46,7 +46,7 @@ class Shrinking(Loop):
     pattern: Pattern = field(default=Channel(), kw_only=True)
     round_to: int | Literal["machine"] | None = field(default=None, kw_only=True)
     min_channels: int = field(default=1, kw_only=True)
-    protect: Collection[str] = field(default=(), kw_only=True)
+    protect: Protect = field(default=(), kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:

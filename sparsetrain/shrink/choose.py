@@ -1,7 +1,7 @@
 """Choose which channels go, under a budget."""
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.knapsack import search
 from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.plan import Plan
+from sparsetrain.shrink.protect import Protect, protected
 from sparsetrain.shrink.rounding import MACHINE, Limits, RoundTo, resolved
 from sparsetrain.shrink.trace import trace
 from sparsetrain.support.machine import machine
@@ -34,7 +35,7 @@ def plan(
     allocation: str = "global",
     round_to: RoundTo = None,
     min_channels: int = 1,
-    protect: Collection[str] = (),
+    protect: Protect = (),
     frozen: str = "prune",
     outputs: Outputs = None,
     graph: Graph | None = None,
@@ -56,7 +57,8 @@ def plan(
             narrower than one, and where the budget is out of reach by rounding alone; the plan's
             table and `Plan.basis` say where, and a warning does if `round_to` was given.
         min_channels: no group gets narrower than this.
-        protect: names of modules that keep all their channels.
+        protect: modules that keep all the channels that they make, and parameters that stay whole;
+            given as such, by bare name, or by patterns: "encoder.*.norm?".
         frozen: "prune" or "protect" layers whose parameters require no gradient.
         outputs: which of the model's results matter. By default all do, and keep their channels;
             what is not chosen may lose some. A key, place or attribute of what it returns, such as
@@ -188,18 +190,6 @@ def budget_of(who: str, shares: Mapping[str, Any]) -> tuple[str, Any]:
     if not isinstance(share, Mapping) and not 0 < share <= 1:
         raise ValueError(f"{who}: {what} is the share to keep, in (0, 1], got {share}")
     return what, share
-
-
-def protected(graph: Graph, model: nn.Module, protect: Collection[str]) -> Graph:
-    """The same graph, with the groups fixed that the named modules produce."""
-    modules = dict(model.named_modules())
-    for name in protect:
-        if name not in modules:
-            raise unknown("module to protect", name, modules, listed=False)
-    return graph.fixing(
-        lambda member: any(f"{member.tensor}.".startswith(f"{name}.") for name in protect),
-        "it is protected",
-    )
 
 
 def _with_frozen(graph: Graph, model: nn.Module, frozen: str) -> Graph:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+PROTECTED = "it is protected"  # why a group is fixed that its user wants whole
 FEW_GROUPS = 8  # of a convolution, below which channels go inside of each group
 UNREACHED = "the sample's call does not read it"
 Widths = Mapping[str, int]  # group name -> channels kept; a group that is not named keeps all

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.shrink.graph import Group, Member
-from sparsetrain.shrink.labels import POSITION, UNREAD, Channels, Labels, Tracer
+from sparsetrain.shrink.labels import POSITION, Channels, Labels, Tracer
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Runs:
         for i in np.argsort(self.key[self.first], kind="stable").tolist():
             start = self.first[i]
             channel = int(self.channel[start])
-            reason = channels.reasons.get(channel, None if channels.read[channel] else UNREAD)
+            reason = channels.reason(channel)
             if reason != POSITION:
                 found[codes[start : start + self.runs[i]].tobytes(), reason].append(i)
         return [(reason, np.array(numbers)) for (_, reason), numbers in found.items()]

@@ -18,6 +18,7 @@ Dims = list[Labels]
 
 AROUND = -1  # the number of no step: what stands around the model, its inputs and outputs
 UNREAD = "no layer reads it"
+TOKEN = "it is the place of a learned token: no layer makes or reads it"
 POSITION = "it is a position in a kernel"
 
 
@@ -47,6 +48,11 @@ class Tracer:
         # Of what is a parameter or buffer, or made of one alone; after it the buffers that mask it.
         self.origin: dict[Value, tuple[str, ...]] = {}
         self.buffers: set[str] = set()
+        self.fixed: set[Value] = set()  # what depends on no input: parameters and what is of them
+        self.weighed: list[np.ndarray] = []  # labels of weights: a layer makes or reads them
+        self.derived: list[np.ndarray] = []  # the same of what is computed of parameters
+        self.places: list[np.ndarray] = []  # labels of rows that are multiplied by weights
+        self.queries: dict[Value, np.ndarray] = {}  # of scores: labels of what asked
         self.tensors: dict[str, Dims] = {}  # name of a parameter or buffer -> its labels
         self.layers: list[Layer] = []
         self.consumed: set[tuple[str, int]] = set()  # (tensor, dim) where a layer reads channels
@@ -116,6 +122,16 @@ class Tracer:
             if known is not None and len(known) and known[0] <= labels[0] <= known[-1]:
                 self.consumed |= {(name, own) for name in names}
 
+    def weigh(self, value: Value, rows: Value | None = None) -> None:
+        """A layer multiplies by this value: it holds channels, and rows that it meets places."""
+        labels = [each for each in self.dims[value] if each is not None]
+        if value in self.origin:
+            self.weighed += labels
+        elif value in self.fixed:
+            self.derived += labels
+        if rows in self.fixed and value in self.fixed:
+            self.places += [each for each in self.dims[rows][:-1] if each is not None]
+
     def positions(self, value: Value, dims: Iterable[int]) -> None:
         """These dimensions of a parameter hold positions of a kernel, no channels."""
         for dim in dims:
@@ -137,10 +153,19 @@ class Tracer:
             reason[channel[labels]] = i  # the first reason is the one that is told
         fixed = np.flatnonzero(reason < len(self.fixes)).tolist()
         reasons = {c: self.fixes[reason[c]][1] for c in fixed}
-        read = np.zeros(count, np.bool_)
-        for labels in self.read:
-            read[channel[labels]] = True
-        return Channels(channel, reasons, {c: self.fixes[reason[c]][2] for c in fixed}, read)
+        each = (self.read, self.weighed, self.derived, self.places)
+        read, weighed, derived, places = (_marked(channel, count, labels) for labels in each)
+        weighed |= derived & ~places
+        steps = {c: self.fixes[reason[c]][2] for c in fixed}
+        return Channels(channel, reasons, steps, read, weighed)
+
+
+def _marked(channel: np.ndarray, count: int, found: list[np.ndarray]) -> np.ndarray:
+    """`[channels]` bool: which have one of these labels."""
+    marks = np.zeros(count, np.bool_)
+    for labels in found:
+        marks[channel[labels]] = True
+    return marks
 
 
 @dataclass(frozen=True)
@@ -151,6 +176,15 @@ class Channels:
     reasons: dict[int, str]
     steps: dict[int, int]  # of fixed ones: number of the step that fixed them
     read: np.ndarray  # `[channels]` bool: whether some operation sums over it
+    weighed: np.ndarray  # `[channels]` bool: whether some layer makes or reads it
+
+    def reason(self, channel: int) -> str | None:
+        """Why it may not go, or None."""
+        if channel in self.reasons:
+            return self.reasons[channel]
+        if not self.read[channel]:
+            return UNREAD
+        return None if self.weighed[channel] else TOKEN
 
     def conflict(self, labels: np.ndarray) -> tuple[str, int] | None:
         """What stands against these channels: a step that fixed one, or that all became one."""

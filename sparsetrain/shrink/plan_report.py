@@ -8,7 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from sparsetrain.shrink.budget import COSTS
-from sparsetrain.shrink.graph import UNREACHED, Graph, Group, Widths
+from sparsetrain.shrink.graph import PROTECTED, UNREACHED, Graph, Group, Widths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ def _line(
     reasons = [g.fixed for g in (groups or inputs).values()]
     if None in reasons:
         return Line(name, "kept", "all channels stay")
-    if "it is protected" in reasons:
+    if PROTECTED in reasons:
         return Line(name, "protected", "")
     return Line(name, "not prunable", "; ".join(dict.fromkeys(r for r in reasons if r)))
 

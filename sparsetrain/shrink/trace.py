@@ -166,6 +166,7 @@ def _begin(tracer: Tracer, programs: Sequence[Program]) -> None:
             tracer.tensors[name] = [tracer.fresh(n) for n in value.shape]
         tracer.dims[value] = list(tracer.tensors[name])
         tracer.origin[value] = (name,)
+        tracer.fixed.add(value)
         tracer.buffers |= {name} if value.buffer else set()
 
 

@@ -17,6 +17,7 @@ def convolution(t: Tracer, step: Step) -> Dims:
     x, weight, *bias = step.values
     transposed, groups = step.arg(6, "transposed"), step.arg(8, "groups")
     t.positions(weight, range(2, len(weight.shape)))
+    t.weigh(weight)
     into, out = (0, 1) if transposed else (1, 0)
     made = _grouped(t, step, groups) if groups > 1 else t.dims[weight][out]
     if groups == 1:
@@ -104,6 +105,11 @@ def _product(t: Tracer, step: Step, a: Value, b: Value) -> Dims:
     t.cut(step, a, len(a.shape) - 1)
     t.consume(a, len(a.shape) - 1)
     t.consume(b, inner_b)
+    if b in t.fixed:  # rows times weights, or weights times columns
+        t.weigh(b, rows=a)
+    else:
+        t.weigh(a)
+    _note_query(t, step, a, b)
     products = math.prod(step.outputs[0].shape) * a.shape[-1]
     for value in (a, b):
         count_flops(t, value, products)
@@ -114,6 +120,15 @@ def _product(t: Tracer, step: Step, a: Value, b: Value) -> Dims:
             t.heads.append(heads)
         dims[d] = t.tie(dims[d], t.dims[b][d], f"{step} mixes it with others")
     return dims + (t.dims[b][-1:] if len(b.shape) > 1 else [])
+
+
+def _note_query(t: Tracer, step: Step, a: Value, b: Value) -> None:
+    """Of scores, the rows of a parameter that meets data, if it is no layer's weight."""
+    asks = [v for v in (a, b) if v in t.fixed]
+    if len(asks) == 1 and not any(n.endswith("weight") for n in t.origin.get(asks[0], ())):
+        labels = t.dims[asks[0]][-2 if asks[0] is a else -1] if len(asks[0].shape) > 1 else None
+        if labels is not None:
+            t.queries[step.outputs[0]] = labels
 
 
 @rule("_grouped_mm")
@@ -131,6 +146,7 @@ def grouped_product(t: Tracer, step: Step) -> list[Dims]:
     t.cut(step, a, 1)
     t.consume(a, 1)
     t.consume(b, 1)
+    t.weigh(b)
     count_flops(t, b, math.prod(step.outputs[0].shape) * a.shape[1])
     return [[t.dims[a][0], t.dims[b][2]]]
 
@@ -144,6 +160,7 @@ def distances(t: Tracer, step: Step) -> Dims:
     for value in (a, b):
         t.cut(step, value, len(value.shape) - 1)
         t.consume(value, len(value.shape) - 1)
+        t.weigh(value)
     dims: Dims = untracked(step.outputs[0])
     for value in (a, b):
         for labels in t.dims[value][:-2]:
@@ -159,6 +176,7 @@ def linear(t: Tracer, step: Step) -> Dims:
     t.tie(into, t.dims[x][-1], f"{step} {UNKNOWN}")
     t.cut(step, x, len(x.shape) - 1)
     t.consume(weight, 1)
+    t.weigh(weight, rows=x)
     for value in bias:
         made = t.tie(made, t.dims[value][0], "its bias cannot be followed")
     count_flops(t, weight, math.prod(step.outputs[0].shape) * weight.shape[1])
@@ -168,6 +186,7 @@ def linear(t: Tracer, step: Step) -> Dims:
 @rule("embedding")
 def embedding(t: Tracer, step: Step) -> Dims:
     weight, where = step.values
+    t.weigh(weight)
     t.fix(t.dims[weight][0], f"{step} looks it up by its number")
     for labels in t.dims[where]:
         t.fix(labels, f"{step} looks up what it numbers")
@@ -177,6 +196,7 @@ def embedding(t: Tracer, step: Step) -> Dims:
 @rule("_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(t: Tracer, step: Step) -> list[Dims]:
     weight = step.values[0]
+    t.weigh(weight)
     t.fix_all(step.values[1:], f"{step} reads numbers there")
     t.fix(t.dims[weight][0], f"{step} looks it up by its number")
     return [[None, t.dims[weight][1]], *(untracked(out) for out in step.outputs[1:])]
@@ -197,6 +217,7 @@ def trilinear(t: Tracer, step: Step) -> Dims:
             if place in step.args[6]:
                 t.cut(step, value, own)
                 t.consume(value, own)
+                t.weigh(value)
     for value in step.args[:3]:
         count_flops(t, value, math.prod(sizes.values()))
     return [met[d] for d in sorted(met) if d not in step.args[6]]

@@ -1,5 +1,7 @@
 """Operations that sum, average or compare over whole dimensions."""
 
+import numpy as np
+
 from sparsetrain.shrink.labels import Dims, Tracer
 from sparsetrain.shrink.program import Step
 from sparsetrain.shrink.rules.registry import many, rule
@@ -34,7 +36,10 @@ def reduce_twice(t: Tracer, step: Step) -> list[Dims]:
 @rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax")
 def softmax(t: Tracer, step: Step) -> Dims:
     x = step.values[0]
-    t.cut(step, x, step.arg(1, "dim") % max(1, len(x.shape)), whole=True)
+    dim = step.arg(1, "dim") % max(1, len(x.shape))
+    t.cut(step, x, dim, whole=True)
+    if x in t.queries and not np.array_equal(t.dims[x][dim], t.queries[x]):
+        t.fix(t.queries[x], f"{step} is an attention of learned tokens to data: they are places")
     return list(t.dims[x])
 
 

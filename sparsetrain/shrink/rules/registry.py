@@ -36,12 +36,14 @@ def apply_rule(tracer: Tracer, step: Step) -> None:
     for value in step.values:
         tracer.dims.setdefault(value, untracked(value))  # a constant
     each: list[Dims] = []
-    if step.used:
+    meets = len(step.values) > 1 and torch.Tag.pointwise in step.op.tags  # it fails, read or not
+    if step.used or meets:
         each = _each(_rule_of(step.op)(tracer, step))
     elif not step.computes:  # the code may look at its shape
         with tracer.quietly():
             each = _each(_rule_of(step.op)(tracer, step))
     _origins(tracer, step)
+    _passed_on(tracer, step)
     for i, value in enumerate(step.outputs):
         tracer.dims[value] = each[i] if i < len(each) else untracked(value)
         assert len(tracer.dims[value]) == len(value.shape), step
@@ -81,6 +83,18 @@ def _origins(tracer: Tracer, step: Step) -> None:
         origins.sort(key=lambda origin: origin not in trained)
     for value in step.outputs:
         tracer.origin.setdefault(value, tuple(name for origin in origins for name in origin))
+
+
+def _passed_on(tracer: Tracer, step: Step) -> None:
+    """What is made of parameters and constants alone; and who asked, where scores are scaled."""
+    if all(v in tracer.fixed or v.held is not None for v in step.values):
+        tracer.fixed |= set(step.outputs)
+    asked = [v for v in step.values if v in tracer.queries]
+    viewed = not step.computes or torch.Tag.pointwise in step.op.tags or len(step.values) == 1
+    if len(asked) == 1 and viewed:
+        for value in step.outputs:
+            if math.prod(value.shape) == math.prod(asked[0].shape):
+                tracer.queries.setdefault(value, tracer.queries[asked[0]])
 
 
 def unknown(tracer: Tracer, step: Step) -> list[Dims]:
