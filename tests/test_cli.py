@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -6,6 +9,7 @@ import pytest
 
 from sparsetrain import cli
 from sparsetrain.training import runs
+from sparsetrain.training.interrupt import Stopped
 
 QUICK = ["--model=alexnet", "--width=0.05", "--epochs=1"]
 
@@ -82,6 +86,117 @@ def test_resume_keeps_to_the_run(call, tmp_path):
     code, _, errors = call("train", "--resume", tmp_path)
     assert code == 2
     assert "is damaged" in errors
+
+
+def test_the_code_that_a_folder_names_is_run_only_if_the_command_names_it(call, tmp_path):
+    code = (
+        "from pathlib import Path\n"
+        "from torch import nn\n"
+        "Path(__file__).with_name('ran').touch()\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    (tmp_path / "own.py").write_text(code)
+    model, run = f"{tmp_path}/own.py:make", tmp_path / "run"
+    assert call("train", "--model", model, "--epochs=1", "--no-channels-last", "--out", run)[0] == 0
+    (tmp_path / "ran").unlink()
+    sys.modules.pop("own")
+    code, _, errors = call("train", "--resume", run)
+    assert code == 2
+    assert f"say so: sparsetrain train --resume {run} --model {model}" in errors
+    assert not (tmp_path / "ran").exists()
+    assert call("train", "--resume", run, "--model", model)[0] == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_network_that_does_not_fit_is_said_before_training(call, tmp_path):
+    source = tmp_path / "few.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 7))\n"
+    )
+    code, _, errors = call("train", f"--model={source}:make", "--out", tmp_path / "run")
+    assert code == 2
+    assert "few.py:make must return [2, 10] for 2 images" in errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train", "--epochs", "many"], 2, "Invalid value for '--epochs'"),
+        (["train", "--out", __file__], 2, "test_cli.py: File exists"),
+        (["nothing"], 2, "No such command 'nothing'"),
+        (["bench", "select", "--threads", "1000000"], 2, "Invalid value for '--threads'"),
+        (["train", "--threads", "1000000"], 2, "threads must be 1 to 1024"),
+    ],
+)
+def test_misuse_is_one_line(call, words, code, message):
+    found, _, errors = call(*words)
+    assert found == code
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MemoryError(), 1, "there is too little memory: MemoryError"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), 1, "too little memory"),
+        (RuntimeError("can't start new thread"), 1, "there is too little memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "there is too little memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "the disk is full: a/b"),
+        (OSError(errno.EIO, "Input/output error", "a/b"), 1, "a/b: Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), 2, "a: Permission denied"),
+        (ValueError("two\nlines, a bell \a and \x1b[2J"), 2, r"two lines, a bell \x07 and \x1b[2J"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped(signal.SIGTERM), 143, "interrupted"),
+    ],
+    ids=repr,
+)
+def test_ends(call, monkeypatch, error, code, message):
+    def load(*what, **how):
+        raise error
+
+    monkeypatch.setattr(cli.train, "load", load)
+    found, _, errors = call("train", "--out", "/nonexistent" if code == 143 else "run")
+    assert found == code
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_any_other_error_is_a_traceback(monkeypatch):
+    monkeypatch.setattr(cli.train, "load", lambda *what, **how: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["sparsetrain", "train", "--out", "run"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_a_users_text_is_shown_as_it_is(call, tmp_path):
+    note = "[red]$x_1$[/red] and $y$ :smile: 日本 \x1b[2J"
+    code, text, errors = call("train", *QUICK, "--out", tmp_path / "run", "--note", note)
+    assert (code, errors) == (0, "")
+    shown = note.replace("\x1b", "\\x1b")
+    assert shown in text
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "[red]$x_1$[/red] and $y$ :smile: 日本" in page
+
+
+def test_output_is_utf_8_whatever_the_locale(tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xff\xe9")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    words = ["train", *QUICK, "--out", str(odd), "--note", "größer, 日本"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsetrain", *words],
+        env=environment | {"PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "größer, 日本".encode() in done.stdout
+    assert rb"\udcff\udce9" in done.stdout
+    assert "größer, 日本".encode() in (odd / "report.html").read_bytes()
 
 
 def test_a_users_model_from_a_file(call, tmp_path):

@@ -1,4 +1,7 @@
+import errno
+
 import pytest
+from safetensors import SafetensorError
 
 from sparsetrain.support.files import remove_parts, write_atomically, write_text
 
@@ -27,6 +30,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     (tmp_path / ".a.txt.x1.part").write_text("ha")
+    (tmp_path / ".a.txt.x2.part").mkdir()  # nothing of ours
     (tmp_path / "a.txt").write_text("whole")
     remove_parts(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.txt.x2.part", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_one_error(error, tmp_path):
+    def fails(part):
+        raise error
+
+    with pytest.raises(OSError, match=r"No space left on device: .*/a\.txt") as caught:
+        write_atomically(tmp_path / "a.txt", fails)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_halves_of_characters_are_escaped(tmp_path):
+    write_text(tmp_path / "a.txt", "ä\udcff")
+    assert (tmp_path / "a.txt").read_bytes() == "ä\\udcff".encode()

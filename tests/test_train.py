@@ -16,7 +16,7 @@ from sparsetrain.data import load
 from sparsetrain.selection.schedules import learning_rate
 from sparsetrain.training import runs
 from sparsetrain.training.config import Config
-from sparsetrain.training.interrupt import Interrupt
+from sparsetrain.training.interrupt import Interrupt, Stopped, stoppable
 from sparsetrain.training.train import TrainingError, train
 
 QUICK = Config(
@@ -87,7 +87,8 @@ def test_killed_in_an_epoch_and_resumed_is_bit_for_bit_the_same(method, executio
         assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
-def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_with_a_checkpoint_and_says_how_to_go_on(number, tmp_path):
     config = replace(QUICK, epochs=200)
     process = subprocess.Popen(
         command(config, "--out", str(tmp_path)),
@@ -97,15 +98,18 @@ def test_ctrl_c_ends_with_a_checkpoint_and_says_how_to_go_on(tmp_path):
     )
     while not (tmp_path / runs.CHECKPOINT).exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    with pytest.raises(ValueError, match="is in use: another process trains there"):
+        train(config, tmp_path, resume=True)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert errors.splitlines() == [
         f"sparsetrain: interrupted; go on with: sparsetrain train --resume {tmp_path}"
     ]
     before = checkpoint.load(tmp_path / runs.CHECKPOINT)
+    assert not (tmp_path / "lock").exists()
     run = train(replace(config, checkpoint_every=0), tmp_path, resume=True, progress=_StopAfter(3))
-    assert not run.finished
+    assert (run.finished, run.signal) == (False, signal.SIGINT)
     steps = load("digits").train.steps(128, train=True)
     assert run.epoch * steps + run.step == before["epoch"] * steps + before["step"] + 3
 
@@ -124,12 +128,27 @@ class _StopAfter:
     def epoch(self, record): ...
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_a_second_signal_does_not_wait():
     with Interrupt() as interrupt:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.asked
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupt.asked == signal.SIGHUP
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    with stoppable(), pytest.raises(Stopped, match="SIGHUP"):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_nohup_is_heeded():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable(), Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_learns_the_digits():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -30,6 +29,7 @@ from sparsetrain.shrink.record import record
 from sparsetrain.shrink.trace import follow, trace
 from sparsetrain.support.nearest import unknown
 from sparsetrain.support.sample import encoded_or_none
+from sparsetrain.support.terminal import PlainConsole
 from sparsetrain.support.wrapped import bare, unwrapped
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Plan:
             raise
 
     def __str__(self) -> str:
-        console = Console(width=100, record=True, file=io.StringIO())
+        console = PlainConsole(width=100, record=True, file=io.StringIO())
         console.print(self.table())
         return console.export_text().rstrip()
 

@@ -1,24 +1,30 @@
 """Files that are either whole or not there."""
 
+import errno
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in its place.
 
     Whatever goes wrong before the last step (a full disk, a kill), `path` stays what it was.
+
+    Raises:
+        OSError: it cannot be written; of a full disk always errno.ENOSPC, naming `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)
     part = Path(name)
     try:
-        write(part)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
+        _fill(path, part, write)
         part.chmod(0o644 & ~_umask())
         part.replace(path)
         _sync_folder(path.parent)
@@ -26,15 +32,40 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def _fill(path: Path, part: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(part)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+    except Exception as error:  # safetensors has an error of its own for it
+        if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
-    """`text` as UTF-8, atomically."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    """`text` as UTF-8, atomically; halves of characters, as of odd file names, are escaped."""
+    raw = as_utf8(text).encode("utf-8", "backslashreplace")
+    write_atomically(path, lambda part: part.write_bytes(raw))
+
+
+def as_utf8(text: str) -> str:
+    """Text from outside, of whose bytes a locale without UTF-8 has made half characters."""
+    return re.sub("[\udc80-\udcff]+", _decoded, text)
+
+
+def _decoded(halves: re.Match[str]) -> str:
+    return halves[0].encode("ascii", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what writes that were killed half-way left in `folder`."""
+    """Remove what writes that were killed half-way left in `folder`.
+
+    Not while another process may be writing there: see support/locks.py.
+    """
     for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+        if stat.S_ISREG(part.lstat().st_mode):
+            part.unlink(missing_ok=True)
 
 
 def _umask() -> int:

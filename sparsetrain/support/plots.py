@@ -15,6 +15,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MANY_COLOURS = (*COLOURS, "#000000", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d")
 DASHES = ("-", "--", ":", "-.")
+PLAIN: Any = {"parse_math": False}  # names and notes are shown as they are, dollars too
 History = Sequence[Mapping[str, Any]]
 
 
@@ -31,7 +32,7 @@ def curves(histories: Mapping[str, History]) -> Figure:
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(0.5, max(len(h) for h in histories.values()) + 0.5)
-    loss.legend(frameon=False)
+    _legend(loss)
     return figure
 
 
@@ -44,11 +45,11 @@ def kept_by_layer(kept: Mapping[str, Mapping[str, float]]) -> Figure:
         at = [j + (i - (len(kept) - 1) / 2) * width for j in range(len(layers))]
         heights = [100 * shares[layer] for layer in layers]
         axes.bar(at, heights, width, color=COLOURS[1 + i], label=label)
-    axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=8)
+    axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=8, **PLAIN)
     axes.set_ylim(0, 118)  # room for the legend
     axes.set_yticks(range(0, 101, 20))
     _label(axes, "what is kept in each layer", "", "% of the dense layer")
-    axes.legend(frameon=False, loc="upper center", ncols=3)
+    _legend(axes, loc="upper center", ncols=3)
     return figure
 
 
@@ -59,7 +60,7 @@ def widths(groups: Mapping[str, tuple[int, int]]) -> Figure:
     at = range(len(groups))
     axes.barh(at, [width for width, _ in groups.values()], color="#dddddd", label="removed")
     axes.barh(at, [kept for _, kept in groups.values()], color=COLOURS[0], label="kept")
-    axes.set_yticks(at, list(groups), fontsize=7)
+    axes.set_yticks(at, list(groups), fontsize=7, **PLAIN)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     _label(axes, "channels of each group", "channels", "", grid="x")
     figure.legend(frameon=False, loc="outside lower right", ncols=2)
@@ -82,7 +83,7 @@ def layer_costs(
         axes.barh(at, each, color=colour)
         part = f": {sum(each):,.4g} of {whole[column]:,.4g}" if whole else ""
         _label(axes, f"{unit} of each layer{part}", unit, "", grid="x")
-    sides[0].set_yticks(at, list(layers), fontsize=7)
+    sides[0].set_yticks(at, list(layers), fontsize=7, **PLAIN)
     sides[0].set_ylim(len(layers) - 0.5, -0.5)
     return figure
 
@@ -101,7 +102,7 @@ def speed_ups(speed: Mapping[str, Mapping[str, float]]) -> Figure:
     axes.set_xticks(range(len(whats)), whats)
     axes.margins(y=0.15)
     _label(axes, "measured speed-up over dense", "", "times as fast")
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -202,7 +203,7 @@ def comparison(
         )
     axes.set_xscale("log")
     _label(axes, title, x, y)
-    figure.legend(frameon=False, fontsize=8, handlelength=4, loc="outside right upper")
+    _legend(figure, fontsize=8, handlelength=4, loc="outside right upper")
     return figure
 
 
@@ -237,10 +238,15 @@ def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
+def _legend(owner: Axes | Figure, **options: Any) -> None:
+    for text in owner.legend(frameon=False, **options).get_texts():
+        text.set(**PLAIN)
+
+
 def _label(axes: Axes, title: str, x: str, y: str, grid: Literal["x", "y"] = "y") -> None:
-    axes.set_title(title, fontsize=11)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_title(title, fontsize=11, **PLAIN)
+    axes.set_xlabel(x, **PLAIN)
+    axes.set_ylabel(y, **PLAIN)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)

@@ -36,7 +36,8 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path | None = "auto") -> None:
-        self.path = None if folder is None else _folder(folder) / FILE
+        folder = _folder(folder)
+        self.path = None if folder is None else folder / FILE
         self._known, self._new = self._read(), {}
 
     def times(
@@ -72,10 +73,17 @@ class Cache:
             return {}
 
 
-def _folder(folder: str | Path) -> Path:
+def _folder(folder: str | Path | None) -> Path | None:
+    """Where times are kept; None where there is no place for them."""
     if folder != "auto":
-        return Path(folder)
-    return Path(os.environ.get(FOLDER) or Path.home() / ".cache" / "sparsetrain")
+        return None if folder is None else Path(folder)
+    if os.environ.get(FOLDER):
+        return Path(os.environ[FOLDER])
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without an entry in the list of users, as in containers
+        return None
+    return home / ".cache" / "sparsetrain" if home.is_absolute() else None
 
 
 def _key(case: Mapping[str, Any]) -> str:

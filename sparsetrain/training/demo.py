@@ -17,6 +17,7 @@ from sparsetrain.support.sources import import_source
 from sparsetrain.training import report
 from sparsetrain.training.assembly import build_method, build_model
 from sparsetrain.training.config import Config
+from sparsetrain.training.interrupt import stop
 from sparsetrain.training.progress import Progress
 from sparsetrain.training.report import Facts
 from sparsetrain.training.runs import Run
@@ -25,11 +26,11 @@ from sparsetrain.training.train import train
 LABELS = {"dense": "dense", "3sp": "3SP", "drive": "DRIVE"}
 
 
-def demo(config: Config, folder: Path, console: Console, repeats: int = 20) -> bool:
+def demo(config: Config, folder: Path, console: Console, repeats: int = 20) -> None:
     """Train three times by `config`, measure, print the table, write `folder/report.html`.
 
-    Returns:
-        Whether it ran to its end; False after Ctrl-C.
+    Raises:
+        KeyboardInterrupt, Stopped: a signal; the training that it ended has written a checkpoint.
     """
     config.prepare_torch()
     data = load(config.data, config.data_dir, workers=config.workers)
@@ -43,12 +44,11 @@ def demo(config: Config, folder: Path, console: Console, repeats: int = 20) -> b
                 replace(config, method=method), folder / method, data=data, progress=progress
             )
         if not run.finished:
-            return False
+            stop(run.signal)
         runs[label] = run
     with console.status("measuring step and inference times, memory, file sizes"):
         costs = _measured(config, data, runs, repeats)
     _show(config, data, runs, costs, folder, console)
-    return True
 
 
 def _measured(
@@ -75,7 +75,7 @@ def _show(
     title = f"{config.model}, width {config.width:g}, on {of}"
     console.print(facts.for_terminal(title))
     for note in notes:
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim")
     dense = build_model(config, data)
     pruned = {label: run for label, run in runs.items() if label != "dense"}
     kept = {
@@ -93,7 +93,7 @@ def _show(
     results = {label: runs[label].history[-1] | asdict(cost) for label, cost in costs.items()}
     found = {"machine": machine(config.torch_device.type), "config": asdict(config)}
     write_text(folder / "results.json", json.dumps(found | {"results": results}, indent=2) + "\n")
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def _facts(config: Config, runs: Mapping[str, Run], costs: Mapping[str, Cost]) -> Facts:

@@ -2,6 +2,7 @@
 
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,7 +103,9 @@ def kept_shares(model: nn.Module, dense: nn.Module, masks: Masks) -> dict[str, f
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    with rc_context({"svg.hashsalt": "sparsetrain"}):  # the same picture gives the same file
+    # The same picture gives the same file, also where its font lacks a character of a note.
+    with rc_context({"svg.hashsalt": "sparsetrain"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(
             text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )

@@ -4,13 +4,15 @@
     RUN/metrics.jsonl             a line an epoch
     RUN/checkpoint.safetensors    everything that `resume` needs
     RUN/report.html               curves and what was pruned, once it has ended
+    RUN/lock                      while a process trains there
 
 Every file is written atomically.
 """
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from sparsetrain.optim import state_like
 from sparsetrain.shrink import Layer, trace
 from sparsetrain.support.chance import set_shared_state, shared_state
 from sparsetrain.support.files import remove_parts, write_text
+from sparsetrain.support.locks import exclusive
 from sparsetrain.support.reading import reading
 from sparsetrain.training.assembly import (
     Setting,
@@ -39,6 +42,7 @@ from sparsetrain.training.assembly import (
 )
 from sparsetrain.training.config import Config
 from sparsetrain.training.execution import Execution
+from sparsetrain.training.fits import check_network
 from sparsetrain.training.run_state import (
     PROGRESS,
     STATE,
@@ -71,6 +75,7 @@ class Run:
     flops: int | None = None  # of one image's training step in this epoch
     history: list[dict[str, Any]] = field(default_factory=list)
     layout: torch.memory_format | None = None  # that the network has
+    signal: int = 0  # that ended it before it was finished
 
     @property
     def epochs(self) -> int:
@@ -106,11 +111,29 @@ class Run:
             self.flops = 3 * live_flops(Network(self.model, self.method.masks), self.layers)
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """Keep other processes out of a run's folder, and clear what was killed in the middle there.
+
+    Raises:
+        ValueError: another process is in it.
+    """
+    if folder is None:
+        yield
+        return
+    with exclusive(folder) as ours:
+        if not ours:
+            raise ValueError(f"{folder} is in use: another process trains there")
+        remove_parts(folder)
+        yield
+
+
 def start(config: Config, folder: Path | None, data: Images, model: nn.Module | None) -> Run:
     """A new run: network, optimizer and method, the method's work before training done."""
     model = build_model(config, data) if model is None else model
     layout = laid_out(config, model)
     model.to(config.torch_device, memory_format=layout.memory_format)  # type: ignore[call-overload]
+    check_network(config, model, data)
     optimizer = build_optimizer(config, model)
     method = build_method(layout, data)
     began = time.perf_counter()
@@ -150,7 +173,6 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     """The run in `folder`, as it was at its last checkpoint."""
     if folder is None:
         raise ValueError("train: resume needs the run's folder")
-    remove_parts(folder)
     source = str(folder / CHECKPOINT)
     state = checkpoint.load(source)
     with reading(source, "checkpoint", CheckpointError):
@@ -164,6 +186,7 @@ def resume(config: Config, folder: Path | None, data: Images, model: nn.Module |
     layout = laid_out(config, model)
     model.to(config.torch_device, memory_format=layout.memory_format)  # type: ignore[call-overload]
     checkpoint.check_witness(model, state["witness"], source)
+    check_network(config, model, data)
     optimizer, method = build_optimizer(config, model), build_method(layout, data)
     with reading(source, "checkpoint", CheckpointError):
         check_optimizer(state["optimizer"], optimizer)

@@ -50,26 +50,30 @@ def train(
         progress: where steps and epochs are shown.
 
     Returns:
-        The run; not `finished` if Ctrl-C ended it, after a checkpoint.
+        The run; not `finished` if Ctrl-C, SIGTERM or SIGHUP ended it, after a checkpoint.
 
     Raises:
-        ValueError: the config, the data or the checkpoint does not fit, before anything is lost.
+        ValueError: the config, the network, the data or the checkpoint does not fit, or another
+            process trains in `folder`; before anything is lost.
         TrainingError: the loss became NaN or infinite.
     """
     config.prepare_torch()
     data = data or load(config.data, config.data_dir, workers=config.workers)
     progress = progress or Progress.silent()
     open_run = runs.resume if resume else runs.start
-    run = open_run(config, folder, data, model)
-    progress.epochs = run.epochs
-    with Interrupt() as interrupt, closing(run.execution):
-        while not run.finished:
-            _train_epoch(run, data, folder, progress, interrupt)
-            if interrupt.asked:
+    with runs.alone_in(folder):
+        run = open_run(config, folder, data, model)
+        progress.epochs = run.epochs
+        with Interrupt() as interrupt, closing(run.execution):
+            while not run.finished:
+                _train_epoch(run, data, folder, progress, interrupt)
+                if interrupt.asked:
+                    run.signal = interrupt.asked
+                    runs.save(folder, run)
+                    return run
+                _end_epoch(run, data.test)
                 runs.save(folder, run)
-                return run
-            _end_epoch(run, data.test, progress)
-            runs.save(folder, run)
+                progress.epoch(run.history[-1])  # last, since a terminal may be gone
     run.method.finish()
     return run
 
@@ -127,7 +131,7 @@ def _train_step(run: Run, x: Tensor, y: Tensor) -> tuple[float, int]:
     return loss.item(), int((output.argmax(1) == y).sum())
 
 
-def _end_epoch(run: Run, test: Split, progress: Progress) -> None:
+def _end_epoch(run: Run, test: Split) -> None:
     test_loss, test_accuracy = evaluate(run.model, test, run.config)
     record = {
         "epoch": run.epoch + 1,
@@ -146,7 +150,6 @@ def _end_epoch(run: Run, test: Split, progress: Progress) -> None:
         **run.method.of_machine,
     }
     run.history.append(record)
-    progress.epoch(record)
     run.epoch += 1
     run.step = run.correct = run.seen = 0
     run.loss = run.seconds = run.pruning = 0.0

@@ -43,7 +43,7 @@ class Board:
             self._look(announce=False)
             yield self
             return
-        columns = (BarColumn(bar_width=None), TextColumn("{task.fields[status]}"))
+        columns = (BarColumn(bar_width=None), TextColumn("{task.fields[status]}", markup=False))
         with Bars(*columns, console=self._console, transient=True, expand=True) as self._bars:
             total = sum(cell.epochs for cell in self._cells)
             self._task = self._bars.add_task("", total=total, status="")
@@ -68,7 +68,7 @@ class Board:
                 self._ended.add(cell.name)
                 if announce:
                     line = self._line(cell, cell.result(self._out) or {})
-                    self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+                    self._console.print(line, soft_wrap=True)
             ended = cell.name in self._ended
             done += cell.epochs if ended else min(cell.epochs_done(self._out), cell.epochs)
         self._done = done

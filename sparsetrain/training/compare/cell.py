@@ -1,9 +1,7 @@
 """Train one cell, and write down what came out of it."""
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,19 @@ from sparsetrain.support.machine import machine
 from sparsetrain.training import runs
 from sparsetrain.training.assembly import build_model
 from sparsetrain.training.compare.grid import RESULT, Cell
+from sparsetrain.training.interrupt import stop
 from sparsetrain.training.progress import Progress
 from sparsetrain.training.runs import Run
 from sparsetrain.training.train import train
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Whether this process has the cell to itself; a process that dies gives it up."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "lock"
-    with path.open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-        if (folder / RESULT).exists():
-            path.unlink(missing_ok=True)
-
-
 def run_cell(
     cell: Cell, out: Path, data: Images, progress: Progress, *, keep_checkpoint: bool = False
-) -> bool:
+) -> None:
     """Train a cell, from its last checkpoint where there is one; a failure is its result, too.
 
-    Returns:
-        Whether it came to its end; False after Ctrl-C.
+    Raises:
+        KeyboardInterrupt, Stopped: a signal; the training that it ended has written a checkpoint.
     """
     folder = cell.folder(out)
     resume = (folder / runs.CHECKPOINT).exists()
@@ -50,13 +33,12 @@ def run_cell(
         run = train(cell.config, folder, data=data, resume=resume, progress=progress)
     except (ValueError, RuntimeError) as error:
         record_failure(cell, out, data, str(error))
-        return True
+        return
     if not run.finished:
-        return False
+        stop(run.signal)
     _write(cell, out, data, _measured(run, data))
     if not keep_checkpoint:
         (folder / runs.CHECKPOINT).unlink(missing_ok=True)
-    return True
 
 
 def record_failure(cell: Cell, out: Path, data: Images, why: str) -> None:

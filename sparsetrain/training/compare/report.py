@@ -64,12 +64,12 @@ def write(out: Path, methods: Sequence[str], console: Console) -> None:
     shown = facts if console.width >= TABLE_WIDTH else facts.first(3)
     console.print(shown.for_terminal(title, whole=True))
     for note in notes:
-        console.print(note, style="dim", highlight=False, markup=False)
+        console.print(note, style="dim")
     write_text(out / "results.csv", _csv(results))
     found = {"config": config, "cells": results, "summary": [_record(s) for s in summaries]}
     write_text(out / "results.json", json.dumps(found, indent=2) + "\n")
     page.write(out / "report.html", title, facts, _figures(summaries, of), notes)
-    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
 
 
 def read(out: Path, methods: Sequence[str] = ()) -> list[Result]:

@@ -1,7 +1,7 @@
 """Run a grid in one process, in several of one machine, or in those that torchrun starts.
 
 Every process walks over the cells and takes those that have no result and that no other process
-holds (`cell.locked`), so it does not matter who starts when, or who is killed.
+holds (`exclusive`), so it does not matter who starts when, or who is killed.
 """
 
 import contextlib
@@ -22,10 +22,12 @@ import torch
 from rich.console import Console
 
 from sparsetrain.data import Images, load
+from sparsetrain.support.locks import exclusive
 from sparsetrain.training.compare import report
 from sparsetrain.training.compare.board import Board
-from sparsetrain.training.compare.cell import locked, record_failure, run_cell
+from sparsetrain.training.compare.cell import record_failure, run_cell
 from sparsetrain.training.compare.grid import RESULT, Cell, Grid
+from sparsetrain.training.interrupt import ENDED
 
 POLL_SECONDS = 0.5
 
@@ -56,7 +58,7 @@ def compare(
         Whether every cell came to a result, none failed.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; running cells have written a checkpoint.
+        KeyboardInterrupt, Stopped: a signal; running cells have written a checkpoint.
     """
     rank, world = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if jobs > 1 and world > 1:
@@ -112,13 +114,12 @@ def _take_cells(
     while left := [cell for cell in cells if _missing(work, cell)]:
         took_one = False
         for cell in left:
-            with locked(cell.folder(work.out)) as ours:
+            with exclusive(cell.folder(work.out)) as ours:
                 if not ours or not _missing(work, cell):
                     continue
                 took_one, progress = True, board.of(cell)
                 keep = work.keep_checkpoints
-                if not run_cell(cell, work.out, data, progress, keep_checkpoint=keep):
-                    raise KeyboardInterrupt
+                run_cell(cell, work.out, data, progress, keep_checkpoint=keep)
             board.refresh()
             if stop is not None and stop.is_set():
                 raise KeyboardInterrupt
@@ -146,7 +147,7 @@ def _spawn(work: Work, cells: list[Cell], data: Images, jobs: int, board: Board)
         while any(process.is_alive() for process in processes):
             time.sleep(POLL_SECONDS)
             board.refresh()
-    except KeyboardInterrupt:
+    except ENDED:
         stop.set()
         _end(processes)
         raise
@@ -194,7 +195,7 @@ def _worker(work: Work, number: int, stop: Event) -> None:
         cells = work.grid.cells(data)
         board = Board(None, cells, work.out, partial(_missing, work))
         _take_cells(work, cells, data, board, wait=False, stop=stop)
-    except KeyboardInterrupt:
+    except ENDED:
         return
     except OSError as error:
         print(f"sparsetrain: {error}", file=sys.stderr)
