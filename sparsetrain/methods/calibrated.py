@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsetrain.distributed import equal_over, mean_over_
 from sparsetrain.methods.blocks import blocks_of
@@ -17,7 +18,8 @@ from sparsetrain.methods.masking import Masking
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import Allocation
 from sparsetrain.selection.masks import KINDS
-from sparsetrain.selection.reach import Exclude, heads, listed
+from sparsetrain.selection.reach import Exclude, heads, is_transformers_conv1d, listed
+from sparsetrain.selection.weight import Weight
 from sparsetrain.support.modes import quietly
 
 
@@ -56,7 +58,6 @@ class Calibrated(Masking):
     progress: bool = field(default=True, kw_only=True)
 
     PATTERNS = (patterns.Unstructured, patterns.NM)
-    LAYERS = KINDS
     MADE = False
     NEEDS_OPTIMIZER = False
 
@@ -69,6 +70,13 @@ class Calibrated(Masking):
                 "layers are pruned one after the other, so there is no global allocation; take"
                 " uniform, uniform+ or erk"
             )
+
+    def _unfit(self, weight: Weight) -> str:
+        layer = weight.layer
+        if isinstance(layer, NonDynamicallyQuantizableLinear):
+            return "read by attention, which does not call it"
+        known = isinstance(layer, KINDS) or is_transformers_conv1d(layer)
+        return super()._unfit(weight) if known else f"of {type(layer).__name__}"
 
     def _asked(self, model: nn.Module) -> Exclude:
         return listed(self.include) + heads(model) * self.head
@@ -112,8 +120,10 @@ class Calibrated(Masking):
         masks = {}
         for name, mean in means.items():
             parameter = self._state.parameters[name]
-            weight, masks[name] = self._prune(name, parameter.detach(), mean)
-            parameter.copy_(weight.masked_fill(~masks[name], 0))
+            lies = self._state.reach.weights[name]
+            weight, mask = self._prune(name, lies.turned(parameter.detach()), mean)
+            masks[name] = lies.back(mask)
+            parameter.copy_(lies.back(weight).masked_fill(~masks[name], 0))
         if chain.alone:
             for _ in chain.run(index, batches, keep=True):
                 pass
@@ -163,10 +173,10 @@ class Calibrated(Masking):
     def _layers(self) -> dict[nn.Module, str]:
         """The layers to be pruned, with their weights' names."""
         names = {id(p): n for n, p in self._state.parameters.items()}
-        layers = [m for m in self._state.model.modules() if isinstance(m, KINDS)]
-        owned = {layer: names[id(layer.weight)] for layer in layers if id(layer.weight) in names}
+        layers = {m: m._parameters.get("weight") for m in self._state.model.modules()}
+        owned = {layer: names[id(w)] for layer, w in layers.items() if id(w) in names}
         for layer, name in owned.items():
-            if not isinstance(layer, nn.Linear | nn.Conv2d):
+            if isinstance(layer, nn.Conv1d | nn.Conv3d):
                 kind = type(layer).__name__
                 raise self._wrong(f"{name} is a {kind}'s; it takes Linear and Conv2d, exclude it")
         return owned
@@ -177,7 +187,7 @@ def _nothing(layer: nn.Module) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         size = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         return layer.weight.new_zeros(1, layer.in_channels, *size)
-    return layer.weight.new_zeros(1, layer.weight.shape[1])
+    return layer.weight.new_zeros(1, layer.weight.shape[0 if is_transformers_conv1d(layer) else 1])
 
 
 def _mask_of(batch: Any, name: str) -> Tensor | None:

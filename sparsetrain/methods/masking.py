@@ -70,7 +70,6 @@ class Masking(Loop):
         patterns.Channel,
     )
     NEEDS_GRADIENTS: ClassVar[bool] = False
-    LAYERS: ClassVar[tuple[type[nn.Module], ...]] = ()  # whose weights it prunes; () for all
     MADE: ClassVar[bool] = True  # also weights that are made from other parameters
 
     def __post_init__(self) -> None:
@@ -168,11 +167,8 @@ class Masking(Loop):
 
     def _unfit(self, weight: Weight) -> str:
         """Why this method leaves a weight dense; "" if it masks it."""
-        kind = type(weight.layer).__name__
-        if self.LAYERS and not isinstance(weight.layer, self.LAYERS):
-            return f"of {kind}"
         if not weight.direct and not self.MADE:
-            return f"made by what hangs on {kind}"
+            return f"made by what hangs on {type(weight.layer).__name__}"
         whole = not isinstance(self.pattern, patterns.Unstructured | NM)
         return "weight_norm divides by its norms" if whole and weight.normed is not None else ""
 

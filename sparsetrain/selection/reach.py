@@ -80,7 +80,8 @@ class Reach:
         if self.share < 1 - CONSIDERABLE:
             warnings.warn(
                 f"{who}: masks reach {self.share:.0%} of the weights; what stays dense:"
-                f" {self.said()}; include=... masks it, exclude=... leaves it without this warning",
+                f" {self.said()}; include=... masks what is left out by default, and exclude=..."
+                " leaves it without this warning",
                 stacklevel=3,
             )
 
@@ -151,7 +152,7 @@ def _attributes(layer: nn.Module) -> Iterator[tuple[str, int]]:
         yield "weight", 0
     elif isinstance(layer, INPUTS_FIRST):
         yield "weight", layer.groups
-    elif isinstance(layer, EMBEDDINGS) or _is_transformers_conv1d(layer):
+    elif isinstance(layer, EMBEDDINGS) or is_transformers_conv1d(layer):
         yield "weight", 1
     elif isinstance(layer, nn.RNNBase):
         yield from ((n, 0) for n in layer._flat_weights_names if n.startswith("weight"))
@@ -161,7 +162,7 @@ def _attributes(layer: nn.Module) -> Iterator[tuple[str, int]]:
         yield from ((n, 0) for n in PROJECTIONS if getattr(layer, n, None) is not None)
 
 
-def _is_transformers_conv1d(layer: nn.Module) -> bool:
+def is_transformers_conv1d(layer: nn.Module) -> bool:
     """Hugging Face's, a linear layer whose weight lies the other way; no import for its sake."""
     return any(
         kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")

@@ -149,6 +149,58 @@ def test_what_stays_dense_is_said_unless_it_is_asked_for():
     assert list(method.masks) == ["body.weight", "lm_head.weight"]
 
 
+class Conv1D(nn.Module):
+    """As Hugging Face's: a linear layer that holds its weight as `[I, O]`."""
+
+    def __init__(self, outputs, inputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: methods.Wanda(0.5, [X]),
+        lambda: methods.SparseGPT(0.5, [X], pattern=NM(2, 4)),
+        lambda: methods.SparseGPT(0.6, [X]),
+        lambda: methods.Magnitude(0.5, pattern=Vector(2)),
+        lambda: methods.Magnitude(0.5, pattern=Channel(), allocation="uniform"),
+    ],
+)
+def test_a_linear_layer_that_lies_the_other_way_is_pruned_as_one(make):
+    plain = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    other = nn.Sequential(Conv1D(16, 8), nn.ReLU(), Conv1D(4, 16))
+    with torch.no_grad():
+        for i in (0, 2):
+            other[i].weight.copy_(plain[i].weight.T)
+            other[i].bias.copy_(plain[i].bias)
+    found = []
+    for model in (plain, other):
+        method = make()
+        method.start(model)
+        found.append(method.masks)
+    for i in (0, 2):
+        assert torch.equal(found[0][f"{i}.weight"], found[1][f"{i}.weight"].T)
+        torch.testing.assert_close(plain[i].weight.T, other[i].weight)
+
+
+@pytest.mark.parametrize("kind", [methods.Wanda, methods.SparseGPT])
+def test_calibrated_methods_leave_attention_dense_and_say_so(kind):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    method = kind(0.5, [X])
+    said = r"in_proj_weight \(38%, of MultiheadAttention\), .*out_proj.weight \(12%, read by"
+    with pytest.warns(UserWarning, match=said):
+        method.start(nn.Sequential(layer))
+    assert list(method.masks) == ["0.linear1.weight", "0.linear2.weight"]
+
+
 def test_a_methods_names_are_bare_inside_of_a_model_too():
     model = nn.Sequential(nn.Linear(8, 8), nn.DataParallel(nn.Sequential(nn.Linear(8, 8))))
     for optimizer in OPTIMIZERS.values():
