@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsetrain.shrink.program import Program, Step, Value
+from sparsetrain.shrink.program import Program, Value, decides
 from sparsetrain.shrink.record import in_training
 from sparsetrain.shrink.trace import Walk, follow
 
@@ -45,19 +45,11 @@ def _check_chance(program: Program) -> None:
     varies: set[Value] = set()
     for step in program.steps:
         read = varies.intersection(step.values)
-        if read and _decides(step, read):
+        if read and decides(step, read):
             raise ValueError(f"what runs hangs on what is drawn or counted: {step}")
         drawn = torch.Tag.nondeterministic_seeded in step.op.tags
         if read or drawn or any(v.name for v in step.outputs):
             varies |= set(step.outputs)
-
-
-def _decides(step: Step, read: set[Value]) -> bool:
-    """Whether Python learns a number of what it reads, or how many entries it chooses."""
-    if step.op is aten.index.Tensor:
-        return any(v.dtype == torch.bool for v in read)
-    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-    return not tags.isdisjoint(step.op.tags)
 
 
 class Means(TorchDispatchMode):

@@ -124,3 +124,27 @@ def _layers(program: Program, parameters: Collection[str]) -> set[Step]:
         elif not own.isdisjoint(step.values):
             layers.add(step)
     return layers
+
+
+def data_steps(program: Program) -> list[Step]:
+    """Steps by which Python learns numbers that hang on inputs or parameters.
+
+    Or how many entries of them a step finds; numbers that are known beforehand do not count.
+    """
+    varies = {*program.inputs, *(v for v in program.tensors.values() if v.known is None)}
+    found = []
+    for step in program.steps:
+        read = [v for v in step.values if v in varies]
+        if read:
+            varies |= set(step.outputs)
+            if decides(step, read):
+                found.append(step)
+    return found
+
+
+def decides(step: Step, read: Collection[Value]) -> bool:
+    """Whether Python learns a number of what is read, or how many entries it chooses."""
+    if step.op is torch.ops.aten.index.Tensor:
+        return any(v.dtype == torch.bool for v in read)
+    tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+    return not tags.isdisjoint(step.op.tags)

@@ -9,6 +9,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from sparsetrain import plan
+from sparsetrain.shrink.apply import entries
+from sparsetrain.shrink.record import record
+from sparsetrain.shrink.replay import replay
+from sparsetrain.shrink.trace import follow
 
 
 def first_half(model, graph):
@@ -164,3 +168,113 @@ def test_a_failed_proof_puts_everything_back():
     with pytest.raises(RuntimeError, match="the shrunk model fails its proof"):
         removal.apply(as_graph=True)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+class Pyramid(nn.Module):
+    """Widths, lengths and counts of entries as numbers, for pictures of any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, padding=1)
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 4)
+
+    def forward(self, x):
+        y = self.a(x)
+        n, _, h, w = y.shape
+        y = y + nn.functional.interpolate(self.b(nn.functional.avg_pool2d(y, 2)), (h, w))
+        tokens = y.flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).view(n, h * w, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.mT / (h * w) ** 0.5).softmax(-1) @ v
+        tokens = tokens + mixed.transpose(1, 2).reshape(n, h * w, 16)
+        place = torch.arange(h * w + 1)[1:].view(1, -1, 1) / 100
+        return self.out((tokens + place).view(n, h, w, 16)).permute(0, 3, 1, 2)
+
+
+class Sentences(nn.Module):
+    """A token before the others, and windows of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.token = nn.Embedding(9, 16), nn.Parameter(torch.randn(1, 1, 16))
+        self.mix, self.out = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, ids, mask):
+        x = self.embed(ids) * mask[..., None]
+        n, t, _ = x.shape
+        windows = self.mix(x.view(n * (t // 2), 2, 16)).view(n, t, 16)
+        x = torch.cat([self.token.expand(n, -1, -1), x + windows], 1)
+        return self.out(x.reshape(n * (t + 1), 16)).view(n, t + 1, 3)
+
+
+def sentences(n, t):
+    ids = torch.randint(9, (n, t), generator=torch.Generator().manual_seed(n * t))
+    return ids, (ids > 2).float()
+
+
+PICTURES = [torch.randn(n, 3, h, w) for n, h, w in ((1, 16, 16), (3, 24, 16), (2, 8, 40))]
+SIZED = {
+    "pictures": (Pyramid, (PICTURES[0],), [(x,) for x in PICTURES]),
+    "sentences": (
+        Sentences,
+        sentences(1, 6),
+        [sentences(n, t) for n, t in ((1, 6), (3, 10), (2, 4))],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_graph_of_one_sample_runs_at_other_sizes(name):
+    make, sample, others = SIZED[name]
+    torch.manual_seed(0)
+    model = make()
+    wanted = copy.deepcopy(model)
+    removal = plan(model, sample, first_half, widths={}, round_to=1)
+    removal = removal.keeping({g.name: [*range(1, g.width, 2)] for g in removal.graph.free})
+    assert removal.graph.free
+    small = removal.apply(as_graph=True)
+    kept = {n: tuple(p.shape) for n, p in small.named_parameters()}
+    assert kept != {n: tuple(p.shape) for n, p in wanted.named_parameters()}
+    for given in others:
+        for mode in (False, True):
+            found = small.train(mode)(*given)
+            assert found.shape == wanted(*given).shape
+            found.square().mean().backward()
+    assert all(p.grad.shape == p.shape for p in small.parameters())
+    for given in others:
+        expected = masked_outputs(make, removal, sample, given)
+        torch.testing.assert_close(small.eval()(*given), expected)
+
+
+def masked_outputs(make, removal, sample, given):
+    """Those of the whole network with the removed channels cut, at this input's own size."""
+    torch.manual_seed(0)
+    model = make()
+    walk = follow(record(model, given))
+    with torch.no_grad():
+        return replay(walk, model, given, entries(removal.graph, removal.kept))[0]
+
+
+class Branches(nn.Module):
+    """An `if` and a length that hang on the data, and one on a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        if torch.tensor([1.0, 2.0]).sum() > 2 and x.sum() > 0:
+            y = self.b(y).relu()
+        return self.out(y[: int((x[:, 0] < 1e9).sum())])
+
+
+def test_what_the_data_decide_is_fixed_and_said():
+    model = Branches()
+    line = Branches.forward.__code__.co_firstlineno
+    removal = halved(model, torch.ones(2, 8))
+    with pytest.warns(UserWarning, match="found in the sample's data is fixed") as said:
+        removal.apply(as_graph=True)
+    [warning] = said
+    assert f"test_graph_module.py:{line + 2}, " in str(warning.message)
+    assert f"test_graph_module.py:{line + 4} found" in str(warning.message)
+    assert str(warning.message).count("local_scalar") == 2
