@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsetrain.checkpoint.file import CheckpointError
 from sparsetrain.shrink import check_like, resize_like
 from sparsetrain.shrink.changes import Changes, changes_of, check_changes, take_on
+from sparsetrain.shrink.pretrained import agrees, made_by_configs, refuse
 from sparsetrain.support.reading import reading
 from sparsetrain.support.wrapped import bare, unwrapped
 
@@ -68,10 +69,14 @@ def reshape(
         check_changes(model, found)
         full = {names.get(name, name): tuple(shape) for name, shape in shapes.items()}
         check_like(model, full)
+        shrinks = any(model.state_dict()[name].shape != shape for name, shape in full.items())
     except ValueError as error:
         raise CheckpointError(f"{source} is of another model: {error}") from error
     take_on(model, found)  # first: what a layer says of its widths hangs on its number of heads
     resize_like(model, full)
+    for module in made_by_configs(model).values() if shrinks else ():
+        if not agrees(module):
+            refuse(module)
 
 
 def _parts(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

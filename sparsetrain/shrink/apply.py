@@ -21,12 +21,14 @@ from sparsetrain.shrink.changes import REMOVAL, remember, removal_of
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.held import hold, plain_part
 from sparsetrain.shrink.needs import Numbers, changed_numbers
+from sparsetrain.shrink.pretrained import with_own_config
 from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.shrink.terms import Held
 from sparsetrain.support.modes import quietly
 from sparsetrain.support.wrapped import bare, unwrapped
 
 Index = Tensor | None
+MISSING = object()  # stands for an attribute that was not there
 Kept = Mapping[str, Tensor]  # group name -> channels that stay, `[kept]` int64, ascending
 
 
@@ -43,10 +45,12 @@ class Cut:
         """Put every tensor and attribute back."""
         for tensor, data in reversed(self._before):
             set_data_(tensor, data)
+        self.release(0)
         for module, name, value in reversed(self._attributes):
-            setattr(module, name, value)
-        for model, place, number in reversed(self._numbers):
-            hold(model, place, number)
+            if value is MISSING:
+                vars(module).pop(name, None)
+            else:
+                setattr(module, name, value)
         rebuild_reducers(self._model)
 
     def shrink(self, tensors: list[Tensor], stays: list[dict[int, Tensor]]) -> None:
@@ -72,6 +76,23 @@ class Cut:
     def replace(self, tensor: Tensor, data: Tensor) -> None:
         self._before.append((tensor, tensor.data))
         set_data_(tensor, data)
+
+    def put(self, module: nn.Module, name: str, value: Any = MISSING) -> None:
+        """Set an attribute of the module's own, or take it away."""
+        self._attributes.append((module, name, vars(module).pop(name, MISSING)))
+        if value is not MISSING:
+            vars(module)[name] = value
+
+    @property
+    def held(self) -> int:
+        """How many numbers were set."""
+        return len(self._numbers)
+
+    def release(self, since: int) -> None:
+        """Put back the numbers that were set when so many were."""
+        for model, place, number in reversed(self._numbers[since:]):
+            hold(model, place, number)
+        del self._numbers[since:]
 
     def resize(self, module: nn.Module, sizes: Mapping[str, Any]) -> None:
         """Set attributes."""
@@ -107,10 +128,12 @@ def cut_channels(together: Together, kept: Kept) -> Cut:
             )
             _renumber(cut, small, numbered)
         _resize(cut, model, heads)
+        _own_config(cut, model)
         cut.hold(model, numbers)
         _note_buffers(cut, model, stay.keys() | numbered)
         if average is not None:
             _resize(cut, average, _same_modules(heads, model, average))
+            _own_config(cut, average)
             cut.hold(average, _unwrapped(numbers, model))
             _note_buffers(cut, average, {bare(model, n) for n in stay.keys() | numbered})
     except BaseException:
@@ -218,6 +241,11 @@ def _resize(cut: Cut, model: nn.Module, heads: Mapping[nn.Module, int]) -> None:
             cut.resize(module, tensor_sizes(module, heads.get(module, 0)))
             if module in heads:
                 cut.note(module, ["num_heads"])
+
+
+def _own_config(cut: Cut, model: nn.Module) -> None:
+    for module, held in with_own_config(unwrapped(model)[0]).items():
+        cut.resize(module, held)
 
 
 def _note_buffers(cut: Cut, model: nn.Module, names: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsetrain.optim import set_data_
+from sparsetrain.shrink.pretrained import with_own_config
 
 REMOVAL = "_removal"  # attribute of a module: a Removal
 KEY = "sparsetrain"  # in a module's entry of a state_dict's metadata
@@ -70,6 +71,8 @@ def check_changes(model: nn.Module, changes: Changes) -> None:
 
 def take_on(model: nn.Module, changes: Changes) -> None:
     """Give a model the values that `check_changes` let pass."""
+    for module, held in with_own_config(model).items():
+        vars(module).update(held)
     modules = dict(model.named_modules())
     for name, values in changes.items():
         module = modules[name]

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from sparsetrain.shrink import budget as budgets
-from sparsetrain.shrink import plan_file, plan_report
+from sparsetrain.shrink import configs, plan_file, plan_report
 from sparsetrain.shrink.apply import Cut, cut_channels, entries, rebuild_reducers
 from sparsetrain.shrink.attached import Attachments, Together
 from sparsetrain.shrink.changes import changes_of, remember
@@ -24,6 +24,7 @@ from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import Modes, graph_module
 from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.plan_report import Line
+from sparsetrain.shrink.pretrained import Described
 from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
 from sparsetrain.shrink.trace import follow, trace
@@ -93,7 +94,8 @@ class Plan:
         modes = self._modes if as_graph else None
         proof = self._expect() if verify and not as_graph else None
         about = self._about(as_graph)
-        shrunk, _, _ = self._cut(together, proof, modes)
+        parts = [] if as_graph else configs.described(self.model)
+        shrunk, _, _ = self._cut(together, proof, modes, parts)
         remember(unwrapped(shrunk)[0], (), **about)
         rebuild_reducers(self.model)
         return shrunk
@@ -166,13 +168,24 @@ class Plan:
         return expect(self.model, self.graph, self.kept, self.sample, trains)
 
     def _cut(
-        self, together: Together, proof: Proof | None, modes: Modes | None
+        self,
+        together: Together,
+        proof: Proof | None,
+        modes: Modes | None,
+        parts: Sequence[Described] = (),
     ) -> tuple[nn.Module, Cut, float]:
         shrunk = self.model
         if modes is not None:
             shrunk = graph_module(self.model, modes, entries(self.graph, self.kept))
         cut = cut_channels(together, self.kept)
         try:
+            take_back = configs.say(cut, self.model, parts, proof is not None)
+            try:
+                return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
+            except RuntimeError:
+                if take_back is None:
+                    raise
+            take_back()  # its own code reads the config, and means other numbers
             return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
         except BaseException:
             cut.undo()
