@@ -116,6 +116,13 @@ def test_a_hook_that_is_never_called_is_noticed_in_the_end():
         method.finish()
 
 
+def test_hooks_that_were_never_called_are_noticed_in_the_end():
+    method = methods.GMP(0.8, 100, interval=5)
+    method.start(model := network(), sgd(model))
+    with pytest.warns(UserWarning, match="at step 0, since after_backward was called 0 times, bef"):
+        method.finish()
+
+
 def test_a_method_that_steps_needs_the_optimizer():
     with pytest.raises(ValueError, match="GMP: start needs the optimizer that trains the model"):
         methods.GMP(0.8, 100, 10).start(network())
