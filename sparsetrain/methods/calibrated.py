@@ -18,7 +18,7 @@ from sparsetrain.methods.masking import Masking
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import Allocation
 from sparsetrain.selection.masks import KINDS
-from sparsetrain.selection.reach import Exclude, heads, is_transformers_conv1d, listed
+from sparsetrain.selection.reach import EMBEDDINGS, Exclude, heads, is_transformers_conv1d, listed
 from sparsetrain.selection.weight import Weight
 from sparsetrain.support.modes import quietly
 
@@ -173,7 +173,11 @@ class Calibrated(Masking):
     def _layers(self) -> dict[nn.Module, str]:
         """The layers to be pruned, with their weights' names."""
         names = {id(p): n for n, p in self._state.parameters.items()}
-        layers = {m: m._parameters.get("weight") for m in self._state.model.modules()}
+        layers = {
+            m: m._parameters.get("weight")
+            for m in self._state.model.modules()
+            if not isinstance(m, EMBEDDINGS)  # to which a head may be tied
+        }
         owned = {layer: names[id(w)] for layer, w in layers.items() if id(w) in names}
         for layer, name in owned.items():
             if isinstance(layer, nn.Conv1d | nn.Conv3d):

@@ -278,3 +278,39 @@ def test_the_cache_of_a_config_is_off_meanwhile():
     Wanda(0.5, tokens()).start(model)
     assert model.config.use_cache
     assert not any(found)
+
+
+class Conv1D(nn.Module):
+    """As in Hugging Face's GPT-2: a linear layer whose weight is `[I, O]`."""
+
+    def __init__(self, outputs, inputs):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs)), None
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_linear_layer_that_lies_the_other_way(kind):
+    x = torch.randn(20, 8)
+    model, usual = nn.Sequential(Conv1D(6, 8)), nn.Sequential(nn.Linear(8, 6, bias=False))
+    usual[0].weight.data.copy_(model[0].weight.detach().T)
+    found, wanted = kind(0.5, [x]), kind(0.5, [x])
+    found.start(model)
+    wanted.start(usual)
+    assert torch.equal(found.masks["0.weight"], wanted.masks["0.weight"].T)
+    assert torch.equal(model[0].weight, usual[0].weight.T)
+
+
+def test_what_torchs_attention_reads_without_a_call_stays_dense():
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    method = Wanda(0.5, [torch.randn(3, 5, 16)])
+    with pytest.warns(
+        UserWarning, match="reach 50% of the weights.*in_proj_weight .*of MultiheadA"
+    ):
+        method.start(model)
+    assert sorted(method.masks) == [f"layers.{i}.linear{j}.weight" for i in (0, 1) for j in (1, 2)]
