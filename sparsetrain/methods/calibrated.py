@@ -13,8 +13,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsetrain.distributed import equal_over, mean_over_
 from sparsetrain.methods.blocks import blocks_of
-from sparsetrain.methods.chain import Chain, chain_of, hooked, without_cache
+from sparsetrain.methods.chain import Chain, chain_of
 from sparsetrain.methods.masking import Masking
+from sparsetrain.methods.standing import hooked, without_cache
 from sparsetrain.selection import patterns
 from sparsetrain.selection.allocate import Allocation
 from sparsetrain.selection.masks import KINDS

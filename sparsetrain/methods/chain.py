@@ -1,17 +1,17 @@
 """Running one block of a model as the model would, without the blocks around it.
 
-The model's own forward pass calls the blocks. For block i, those before it are stood in for by what
-the last of them made of the batch, which is kept, and the pass ends once block i has run: arguments
-that the model makes for its blocks (masks, positions) are as ever, and a block is computed only
-when its turn has come. Whether a model allows this is tried out on a batch of each path through it;
-one that does not (a block reads what came long before) runs whole.
+The model's own forward pass calls the blocks. For block i, the one before it is stood in for by
+what it made of the batch, which is kept, the others by zeros, and the pass ends once block i has
+run: arguments that the model makes for its blocks (masks, positions) are as ever, and a block is
+computed only when its turn has come. What else block i needs (an encoder's output, a skip
+connection) is tried out on a batch of each path through the model, and kept, too; a model whose
+blocks run several times in one pass, or need all that came before, runs whole.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from sparsetrain.shrink import arguments
+from sparsetrain.methods.standing import call, hooked, stood_in
 
 Unit = tuple[nn.Module, ...]  # blocks that share a weight, or one
 CLOSE = 1e-4  # of two fingerprints that are of the same tensors
@@ -37,14 +37,16 @@ class Chain:
         units: in this order.
         unreached: of the layers that were to be reached, those that no batch reaches.
         alone: whether a unit runs by itself; else the model runs as a whole for each.
-        outputs: number of a batch -> [what the last unit that ran has made of it].
+        needed: for each unit, those before it whose outputs it gets.
+        outputs: number of a batch -> unit -> what it made of it, zeros where nobody needs it.
     """
 
     model: nn.Module
     units: list[Unit]
     unreached: set[nn.Module]
     alone: bool = False
-    outputs: dict[int, list[Any]] = field(default_factory=dict)
+    needed: list[set[int]] = field(default_factory=list)
+    outputs: dict[int, dict[int, Any]] = field(default_factory=dict)
 
     def run(self, index: int, batches: Sequence[Any], keep: bool) -> Iterator[int]:
         """Run a unit on each batch; yields before each the batch's number.
@@ -59,15 +61,18 @@ class Chain:
             return
         for number, batch in enumerate(batches):
             yield number
-            with self._only(index, self.outputs.get(number)) as made, suppress(_Done):
+            held = self.outputs.setdefault(number, {})
+            with self._only(index, held) as made, suppress(_Done):
                 call(self.model, batch)
             if keep and made:
-                self.outputs[number] = made
+                held[index] = made[0]
+                later = set[int]().union(*self.needed[index + 1 :])
+                held.update({j: _hollow(held[j]) for j in held.keys() - later})
 
     @contextmanager
-    def _only(self, index: int, given: list[Any] | None) -> Iterator[list[Any]]:
+    def _only(self, index: int, given: Mapping[int, Any]) -> Iterator[list[Any]]:
         """The pass computes this unit, and ends; yields what it returned."""
-        before = [unit[0] for unit in self.units[:index]] if given else []
+        before = {self.units[j][0]: output for j, output in given.items()}
         block, *behind = [unit[0] for unit in self.units[index:]]
         made: list[Any] = []
 
@@ -77,7 +82,7 @@ class Chain:
 
         handle = block.register_forward_hook(after)
         try:
-            with hooked(behind, _stop), _stood_in(self.model, before, given):
+            with hooked(behind, _stop), stood_in(self.model, before):
                 yield made
         finally:
             handle.remove()
@@ -109,38 +114,9 @@ def chain_of(
     order += [i for i in range(len(units)) if i not in order]
     chain = Chain(model, [units[i] for i in order], set(layers) - reached)
     if sorted_ and not repeated and all(len(unit) == 1 for unit in units):
-        chain.alone = True
+        chain.needed = [set() for _ in order]
         chain.alone = all(_runs_alone(chain, batches, seen) for seen in paths.values())
-        chain.outputs.clear()
     return chain
-
-
-def call(model: nn.Module, batch: Any) -> None:
-    """Run a model on inputs as `plan`'s sample, or on a pair's input where it takes one alone."""
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        try:
-            signature(model.forward).bind(*batch)
-        except TypeError:
-            batch = batch[0]
-    args, kwargs = arguments(batch)
-    model(*args, **kwargs)
-
-
-@contextmanager
-def hooked(
-    modules: Iterable[nn.Module], see: Callable[[nn.Module, tuple, dict], Any]
-) -> Iterator[None]:
-    """Call see(module, args, kwargs) before each of these modules runs."""
-
-    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        see(module, args, kwargs)
-
-    handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for m in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _stop(*_: Any) -> None:
@@ -210,26 +186,44 @@ def _ordered(paths: Iterable[Sequence[int]]) -> tuple[list[int], bool]:
 
 
 def _runs_alone(chain: Chain, batches: Sequence[Any], seen: _Pass) -> bool:
-    """Whether each unit gets by itself what it got when the model ran as a whole."""
-    found: dict[nn.Module, list[Tensor]] = {}
+    """Whether each unit gets by itself what it got when the model ran as a whole; and by which."""
+    path = [i for i, (block,) in enumerate(chain.units) if block in seen.inputs]
+    live: list[int] = []
+    for position, index in enumerate(path):
+        last = path[position - 1 : position]
+        options = (last, [*live[:-1], *last], [*live, *last])
+        given = {j: _hollow(seen.outputs[chain.units[j][0]]) for j in path[:position]}
+        for option in options:
+            real = {j: seen.outputs[chain.units[j][0]] for j in option}
+            if _gets(chain, index, given | real, batches[seen.number], seen):
+                live = option
+                chain.needed[index] |= set(option)
+                break
+        else:
+            return False
+    return True
 
-    def look(block: nn.Module, *given: Any) -> None:
-        found[block] = _fingerprint(given)
+
+def _gets(chain: Chain, index: int, given: Mapping[int, Any], batch: Any, seen: _Pass) -> bool:
+    """Whether a unit gets what it got in the whole pass, where others return what is given."""
+    found: list[list[Tensor]] = []
+
+    def look(block: nn.Module, *inputs: Any) -> None:
+        found.append(_fingerprint(inputs))
         raise _Done
 
-    before: list[Any] | None = None
-    for index, (block,) in enumerate(chain.units):
-        if block not in seen.inputs:
-            continue
-        try:
-            with chain._only(index, before), hooked([block], look), suppress(_Done):
-                call(chain.model, batches[seen.number])
-        except Exception:  # whatever the model makes of calls that it does not know
-            return False
-        if not _same(seen.inputs[block], found.get(block)):
-            return False
-        before = [seen.outputs[block]]
-    return True
+    (block,) = chain.units[index]
+    try:
+        with chain._only(index, given), hooked([block], look), suppress(_Done):
+            call(chain.model, batch)
+    except Exception:  # whatever the model makes of outputs that it does not know
+        return False
+    return bool(found) and _same(seen.inputs[block], found[0])
+
+
+def _hollow(output: Any) -> Any:
+    """Zeros in its place, without memory."""
+    return tree_map_only(Tensor, lambda t: t.new_zeros(()).expand(t.shape), output)
 
 
 def _fingerprint(given: Any) -> list[Tensor]:
@@ -238,60 +232,8 @@ def _fingerprint(given: Any) -> list[Tensor]:
     return [torch.stack([n.sum(), n.abs().sum(), (n[1:] * n[:-1]).sum()]).cpu() for n in numbers]
 
 
-def _same(wanted: list[Tensor], found: list[Tensor] | None) -> bool:
-    if found is None or len(wanted) != len(found):
-        return False
-    return all(
+def _same(wanted: list[Tensor], found: list[Tensor]) -> bool:
+    return len(wanted) == len(found) and all(
         bool((w - f).abs().max() <= CLOSE * w[1].clamp(min=1e-30))
         for w, f in zip(wanted, found, strict=True)
     )
-
-
-class _StandIn(nn.Module):
-    """Returns what a block had made, whatever it is called with; any attribute is the block's."""
-
-    def __init__(self, block: nn.Module, given: Any) -> None:
-        super().__init__()
-        self.__dict__["held"] = (block, given)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["held"][0], name)
-
-    def forward(self, *_: Any, **__: Any) -> Any:
-        given = self.__dict__["held"][1]
-        return tree_map_only(Tensor, torch.clone, given)  # others may change it in place
-
-
-@contextmanager
-def _stood_in(
-    model: nn.Module, blocks: Sequence[nn.Module], given: list[Any] | None
-) -> Iterator[None]:
-    """Others in the place of these blocks, which are not called: their hooks rest, too."""
-    wanted = set(blocks) if given else set()
-    places = [
-        (held, name, child)
-        for held in (model.modules() if wanted else ())
-        for name, child in held._modules.items()
-        if child in wanted
-    ]
-    try:
-        for held, name, child in places:
-            held._modules[name] = _StandIn(child, given[0] if given else None)
-        yield
-    finally:
-        for held, name, child in places:
-            held._modules[name] = child
-
-
-@contextmanager
-def without_cache(model: nn.Module) -> Iterator[None]:
-    """No keys and values of earlier tokens are kept, where a model's config can say so."""
-    config = getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
-    if cached:
-        config.use_cache = False
-    try:
-        yield
-    finally:
-        if cached:
-            config.use_cache = cached

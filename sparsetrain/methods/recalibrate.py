@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparsetrain.methods.chain import call
+from sparsetrain.methods.standing import call
 from sparsetrain.support.wrapped import unwrapped
 
 

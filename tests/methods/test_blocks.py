@@ -154,7 +154,7 @@ def test_a_generator_is_read_once(kind):
 
 
 class Skipping(nn.Module):
-    """The second block reads what came before the first, so none runs by itself."""
+    """The second block reads what came before the first."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +167,7 @@ class Skipping(nn.Module):
         return self.head(self.blocks[1](x + self.blocks[0](x)))
 
 
-def test_a_model_whose_blocks_hang_together_runs_whole():
+def test_what_a_later_block_reads_besides_is_kept():
     x = torch.randn(20, 8)
     model, dense, method = Skipping(), Skipping(), Wanda(0.5, [x])
     method.start(model)
@@ -175,6 +175,70 @@ def test_a_model_whose_blocks_hang_together_runs_whole():
     sees = (sees + model.blocks[0](sees)).detach()
     wanted = without_lowest(dense.blocks[1][0].weight, sees)
     assert torch.equal(method.masks["blocks.1.0.weight"], wanted)
+
+
+class Translator(nn.Module):
+    """Every block of the second list reads the outputs of both lists, of other shapes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.encoder = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+        self.decoder = nn.ModuleList(nn.Bilinear(8, 6, 8) for _ in range(3))
+        self.inner = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.runs = [0] * 3
+        for i, layer in enumerate(self.inner):
+            layer.register_forward_hook(lambda *_, i=i: self.count(i))
+
+    def count(self, i):
+        self.runs[i] += 1
+
+    def forward(self, x, y):
+        for layer in self.encoder:
+            x = torch.relu(layer(x))
+        for cross, layer in zip(self.decoder, self.inner, strict=True):
+            y = y + torch.relu(layer(cross(y, x)))
+        return y
+
+
+def test_encoders_and_decoders_run_block_by_block_too():
+    batches = [(torch.randn(5, 6), torch.randn(5, 8)) for _ in range(4)]
+    model, dense = Translator(), Translator()
+    method = Wanda(0.5, batches, exclude=[nn.Bilinear])
+    method.start(model)
+    assert model.runs == [9, 9, 9]
+    seen = []
+    for x, y in batches:
+        for layer in model.encoder:
+            x = torch.relu(layer(x))
+        for i in range(2):
+            y = y + torch.relu(model.inner[i](model.decoder[i](y, x)))
+        seen.append(model.decoder[2](y, x))
+    wanted = without_lowest(dense.inner[2].weight, torch.cat(seen))
+    assert torch.equal(method.masks["inner.2.weight"], wanted)
+
+
+class Twice(nn.Module):
+    """A block that runs twice in one pass."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.shared = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = torch.relu(self.shared(torch.relu(self.first(x))))
+        return self.shared(x)
+
+
+def test_a_model_whose_blocks_run_several_times_runs_whole():
+    x = torch.randn(20, 8)
+    model, dense, method = Twice(), Twice(), Wanda(0.5, [x])
+    method.start(model)
+    once = torch.relu(model.first(x))
+    inputs = torch.cat([once, torch.relu(dense.shared(once))])
+    wanted = without_lowest(dense.shared.weight, inputs)
+    assert torch.equal(method.masks["shared.weight"], wanted)
 
 
 def names_of(model, **options):
