@@ -19,7 +19,7 @@ import torch
 
 from sparsetrain.data.cifar_classes import CIFAR10, CIFAR100
 from sparsetrain.data.images import DataError, Images, InMemory, Recipe, Split
-from sparsetrain.data.plain_pickle import PlainArray, plain_pickle
+from sparsetrain.data.plain_pickle import PlainArray, file_of, plain_pickle
 
 SHAPE = (3, 32, 32)
 PUBLISHED = (50_000, 10_000)  # images to train on, to test on
@@ -136,7 +136,7 @@ def _checked(path: Path, layout: Layout, classes: int) -> Records:
 
 def _read_binary(path: Path, label_bytes: int) -> Records:
     width = label_bytes + prod(SHAPE)
-    raw = np.frombuffer(_bytes_of(path), np.uint8)
+    raw = np.frombuffer(file_of(path), np.uint8)
     if not len(raw) or len(raw) % width:
         raise DataError(f"{path}: needs records of {width} bytes, got {len(raw)} bytes in all")
     records = raw.reshape(-1, width)
@@ -166,13 +166,15 @@ def _class_names(folder: Path, layout: Layout, known: tuple[str, ...]) -> tuple[
     if not path.is_file():
         return known
     if isinstance(layout.labels, int):
-        names = _bytes_of(path).split()
+        names = file_of(path).split()
     else:
         key = "label_names" if layout.labels == "labels" else "fine_label_names"
         names = _entry(plain_pickle(path), key, path)
-    if len(_listed(names, "class names", path)) != len(known):
+    if not all(isinstance(x, str | bytes) for x in _listed(names, "class names", path)):
+        raise DataError(f"{path}: needs class names as text")
+    if len(names) != len(known):
         raise DataError(f"{path}: needs {len(known)} class names, got {len(names)}")
-    return tuple(x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in names)
+    return tuple(x.decode("utf-8", "replace") if isinstance(x, bytes) else x for x in names)
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:
@@ -188,10 +190,3 @@ def _listed(value: Any, what: str, path: Path) -> list:
     if not isinstance(value, list):
         raise DataError(f"{path}: needs {what} as a list, got {type(value).__name__}")
     return value
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None

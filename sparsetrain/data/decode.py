@@ -5,7 +5,10 @@ The stream is the same for any number of workers: what is random about an image 
 cheaply wherever processes are started afresh instead of forked.
 """
 
+import os
 import signal
+import stat
+import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
@@ -21,6 +24,9 @@ from sparsetrain.data.images import DataError, View
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 BILINEAR = Image.Resampling.BILINEAR
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # others may start programs, as EPS does
+LARGEST = 64_000_000  # pixels: some 200 MB while one is decoded
+LONGEST = 100  # times as long as wide, or the other way round
 AREA = (0.08, 1.0)  # share of the picture that a random crop keeps
 RATIO = (3 / 4, 4 / 3)  # its width over its height
 
@@ -64,8 +70,10 @@ class Files:
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches workers too; the caller ends them, without a traceback from each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals of Ctrl-C and the like reach workers too; the caller ends them, quietly."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -83,24 +91,48 @@ class _Decoder(Dataset):
 
     def _decode(self, index: int, path: str) -> np.ndarray:
         try:
-            with Image.open(path) as image:
-                picture = image.convert("RGB")
+            picture = opened(path)
+            if self.view.train and self.fit.random_crop:
+                rng = Random(f"{self.view.seed}/{self.view.epoch}/{index}")
+                return np.asarray(random_part(picture, self.fit.size, rng))
+            return np.asarray(centre(picture, self.fit))
         except Exception as error:  # Pillow's decoders fail in many ways, all of them the file's
-            raise DataError(f"{path}: cannot be read as an image ({error})") from None
-        if self.view.train and self.fit.random_crop:
-            rng = Random(f"{self.view.seed}/{self.view.epoch}/{index}")
-            return np.asarray(random_part(picture, self.fit.size, rng))
-        return np.asarray(centre(picture, self.fit))
+            why = str(error) or type(error).__name__
+            raise DataError(f"{path}: cannot be read as an image ({why})") from None
+
+
+def opened(path: str) -> Image.Image:
+    """The picture in a file, in RGB; its size is looked at before it is decoded."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the lower limit
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > LARGEST or max(width, height) > LONGEST * min(width, height):
+                raise ValueError(
+                    f"it has {width} x {height} pixels; {LARGEST:,} at most are read, and no more"
+                    f" than {LONGEST} times as many one way as the other"
+                )
+            return image.convert("RGB")
 
 
 def centre(picture: Image.Image, fit: Fit) -> Image.Image:
-    """The picture with its shorter side at `fit.resize`, cut to a square around its centre."""
+    """The square around the picture's centre, as if its shorter side had been `fit.resize`."""
     short = min(picture.size)
-    width, height = (max(fit.size, side * fit.resize // short) for side in picture.size)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), BILINEAR)
-    left, top = round((width - fit.size) / 2), round((height - fit.size) / 2)
-    return picture.crop((left, top, left + fit.size, top + fit.size))
+    (w, left), (h, top) = (_middle(side, short, fit) for side in picture.size)
+    if picture.size == (w, h):
+        return picture.crop((left, top, left + fit.size, top + fit.size))
+    # Only what is seen is resized: the whole of a long picture would be long times as large.
+    x, y = picture.width / w, picture.height / h
+    box = (left * x, top * y, (left + fit.size) * x, (top + fit.size) * y)
+    return picture.resize((fit.size, fit.size), BILINEAR, box=box)
+
+
+def _middle(side: int, short: int, fit: Fit) -> tuple[int, int]:
+    """What a side becomes as a whole, and where the square begins on it."""
+    whole = max(fit.size, side * fit.resize // short)
+    return whole, round((whole - fit.size) / 2)
 
 
 def random_part(picture: Image.Image, size: int, rng: Random) -> Image.Image:

@@ -17,6 +17,7 @@ import torch
 
 from sparsetrain.data.decode import Files, Fit
 from sparsetrain.data.images import DataError, Images, Recipe, Split
+from sparsetrain.support.reading import text_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Labelled = list[tuple[str, int]]  # path, class
@@ -114,7 +115,11 @@ def _annotated(val: Path, classes: list[str]) -> Labelled:
     number = {name: i for i, name in enumerate(classes)}
     present = set(_images(val / "images"))
     found = []
-    for i, line in enumerate(notes.read_text().splitlines(), 1):
+    try:
+        lines = text_of(notes).splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{notes}: cannot be read ({error})") from None
+    for i, line in enumerate(lines, 1):
         image, name = (*line.split("\t"), "", "")[:2]
         path = str(val / "images" / image)
         if path not in present:

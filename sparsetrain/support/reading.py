@@ -68,6 +68,12 @@ def opened(path: str | Path, most: int) -> Iterator[int]:
         os.close(number)
 
 
+def bytes_of(path: str | Path, most: int) -> bytes:
+    """A regular file's content; errors as of `opened`."""
+    with opened(path, most) as number, os.fdopen(os.dup(number), "rb") as file:
+        return file.read(most)
+
+
 def text_of(path: str | Path) -> str:
     """A regular file's text, of UTF-8."""
     with opened(path, LARGEST_TEXT) as number, os.fdopen(os.dup(number), encoding="utf-8") as file:

@@ -253,6 +253,97 @@ def test_abuse_of_what_is_allowed_is_an_error(batch, program):
         plain_pickle(batch)
 
 
+def doubled(depth: int, end: bytes) -> bytes:
+    """A pair of a pair of ... of one object: in memory tiny, 2^depth entries for who walks it."""
+    pair = b"(h\x00h\x00tq\x00"
+    return b"\x80\x02)q\x00" + pair * depth + end + b"."
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (b"\x80\x04B\xff\xff\xff\xff.", "expected 4294967295 bytes"),
+        (b"\x80\x05\x8e" + struct.pack("<Q", 2**32) + b".", "expected 4294967296 bytes"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 2**32) + b".", "expected 4294967296 bytes"),
+        (b"\x8b" + struct.pack("<i", 2**31 - 1) + b".", "not enough data"),
+        (b"T" + struct.pack("<i", -5) + b".", r"damaged pickle \("),
+        (b"]" * 2_000_001 + b".", "more than 2,000,000 instructions"),
+        (b"Nr\xff\xff\xff\xff0.", r"damaged pickle \("),  # a memo of 2^32 places
+        (doubled(60, b"}h\x00K\x01s"), "a key is neither text nor a number"),
+        (b"h\x05.", "gets what was not put"),
+        (b"I" + b"9" * 5000 + b"\n.", "damaged pickle"),
+        (b"e.", "damaged pickle"),
+        (b"(e.", "damaged pickle"),
+        (b"]", "it has no end"),
+        (b"\x8f.", "EMPTY_SET is not for plain data"),
+    ],
+)
+def test_what_asks_for_memory_or_time_is_an_error(batch, program, message):
+    batch.write_bytes(program)
+    with pytest.raises(DataError, match=message) as caught:
+        load("cifar10", batch.parent)
+    assert len(str(caught.value)) < 300
+
+
+HUGE = b"cnumpy.core.multiarray\n_reconstruct\n(tR"  # and what is set of the array
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (b"(Nh\x00Nh\x00Nt", r"needs an array of uint8 \(u1\), got NoneType"),
+        (b"(Nh\x00cnumpy\ndtype\n(h\x00tRNNt", r"needs an array of uint8 \(u1\), got tuple"),
+        (b"(N(" + b"\x8a\xff" + b"\x7f" * 255 + b"tcnumpy\ndtype\n(U\x02u1tRNNt", "array's shape"),
+        (b"(Nh\x00cnumpy\ndtype\n(U\x02u1tRNNt", "needs an array's shape, got tuple"),
+        (b"(N)cnumpy\ndtype\n(U\x02u1tRNh\x00t", "needs its bytes, got tuple"),
+        (b"K\x01", "sets a state of what has none"),
+    ],
+)
+def test_nothing_unchecked_is_shown_or_multiplied(batch, state, message):
+    batch.write_bytes(doubled(60, b"(U\x04data" + HUGE + state + b"bU\x06labels]d"))
+    with pytest.raises(DataError, match=message) as caught:
+        load("cifar10", batch.parent)
+    assert len(str(caught.value)) < 300
+
+
+def test_class_names_are_text(batch):
+    (batch.parent / "batches.meta").write_bytes(doubled(60, b"(U\x0blabel_names](h\x00ed"))
+    with pytest.raises(DataError, match="batches.meta: needs class names as text"):
+        load("cifar10", batch.parent)
+
+
+def test_one_text_that_becomes_bytes_again_and_again(batch, monkeypatch):
+    monkeypatch.setattr("sparsetrain.data.plain_pickle.LARGEST", 5000)
+    text = b"X" + struct.pack("<i", 999) + b"a" * 999
+    once = b"h\x01h\x00\x8c\x06latin1\x86R0"
+    start = text + b"q\x00c_codecs\nencode\nq\x01"
+    batch.write_bytes(start + 5 * once + b".")
+    assert plain_pickle(batch).meaning == "bytes"
+    batch.write_bytes(start + 6 * once + b".")
+    with pytest.raises(DataError, match="more than 5,000 bytes"):
+        plain_pickle(batch)
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "data_batch_3.bin"])
+def test_a_file_that_is_none(batch, name):
+    if name.endswith(".bin"):
+        for file in [*FILES["cifar10", "binary"][1], "test_batch.bin"]:
+            write(batch.parent / file, "binary", "cifar10", *records(0, 10))
+        for path in batch.parent.glob("*"):
+            if not path.suffix:
+                path.unlink()
+    path = batch.parent / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(it is a pipe or a device\)"):
+        load("cifar10", batch.parent)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(40 * 2**30)  # zeros that take no place
+    with pytest.raises(DataError, match="it has 42949672960 bytes"):
+        load("cifar10", batch.parent)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

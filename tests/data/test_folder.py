@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import struct
+import zlib
 from random import Random
 
 import numpy as np
@@ -167,6 +170,59 @@ def test_image_gone_since(root):
         images.test.sample(3)
 
 
+def png(width, height):
+    """The head of a PNG, in front of nothing."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", b""), (b"IEND", b"")]
+    body = [
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (png(100_000, 100_000), "Image size"),  # what Pillow refuses itself
+        (png(10_000, 10_000), r"it has 10000 x 10000 pixels; 64,000,000 at most are read"),
+        (png(1, 163_000), "it has 1 x 163000 pixels"),
+        (png(101, 1), "no more than 100 times as many one way as the other"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify image file"),
+        (None, "it is no file"),
+    ],
+)
+def test_images_that_ask_for_too_much(root, content, message):
+    path = root / "val/cat/0.png"
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    images = load("imagenet", root, workers=0)
+    with pytest.raises(DataError, match=rf"0.png: cannot be read as an image \(.*{message}"):
+        images.test.sample(3)
+
+
+@pytest.mark.parametrize("size", [(2000, 20), (20, 2000), (640, 480), (9, 9)], ids=str)
+def test_the_centre_is_that_of_the_whole_picture_resized(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    picture, fit = Image.fromarray(pixels), Fit(224, 256)
+    w, h = (side * 256 // min(size) for side in size)
+    left, top = round((w - 224) / 2), round((h - 224) / 2)
+    whole = picture.resize((w, h), Image.Resampling.BILINEAR)
+    wanted = np.asarray(whole.crop((left, top, left + 224, top + 224)), int)
+    assert np.abs(np.asarray(centre(picture, fit), int) - wanted).max() <= 1  # rounded otherwise
+
+
+def test_a_picture_without_memory_for_it(root, monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("sparsetrain.data.decode.centre", fails)
+    with pytest.raises(DataError, match=r"cannot be read as an image \(MemoryError\)"):
+        load("folder", root, workers=0).test.sample(3)
+
+
 @pytest.mark.parametrize("inner", ["", "tiny-imagenet-200"])
 def test_tiny_imagenet(tiny, inner):
     images = load("tiny-imagenet", tiny / inner, workers=0)
@@ -190,6 +246,12 @@ def test_tiny_imagenet(tiny, inner):
 def test_bad_annotations(tiny, line, message):
     (tiny / "tiny-imagenet-200/val/val_annotations.txt").write_text(line + "\n")
     with pytest.raises(DataError, match=message):
+        load("tiny-imagenet", tiny)
+
+
+def test_annotations_that_are_no_text(tiny):
+    (tiny / "tiny-imagenet-200/val/val_annotations.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"val_annotations.txt: cannot be read \(.*utf-8"):
         load("tiny-imagenet", tiny)
 
 
