@@ -5,13 +5,11 @@ tensor objects get smaller data, so whoever holds them (optimizer, hooks, schedu
 hooks on autograd's own node of a parameter are lost, for the node is another one then.
 """
 
-import gc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 from sparsetrain.ops import gather_channels
 from sparsetrain.optim import set_data_
@@ -22,6 +20,7 @@ from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.held import hold, plain_part
 from sparsetrain.shrink.needs import Numbers, changed_numbers
 from sparsetrain.shrink.pretrained import with_own_config
+from sparsetrain.shrink.reducers import rebuild_reducers
 from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.shrink.terms import Held
 from sparsetrain.support.modes import quietly
@@ -39,10 +38,13 @@ class Cut:
         self._model = model
         self._before: list[tuple[Tensor, Tensor]] = []
         self._attributes: list[tuple[nn.Module, str, Any]] = []
+        self.factors: dict[str, Tensor] = {}  # parameter -> by what its entries were multiplied
+        self._multiplied: list[tuple[Tensor, Tensor]] = []
         self._numbers: list[tuple[nn.Module, Held, Any]] = []
 
     def undo(self) -> None:
         """Put every tensor and attribute back."""
+        self.unmultiply()
         for tensor, data in reversed(self._before):
             set_data_(tensor, data)
         self.release(0)
@@ -94,6 +96,20 @@ class Cut:
             hold(model, place, number)
         del self._numbers[since:]
 
+    def multiply(self, name: str, tensors: list[tuple[Tensor, int]], factor: Tensor) -> None:
+        """Multiply a parameter and what has its values, each by a power of one factor an entry."""
+        self.factors[name] = factor
+        for tensor, power in tensors:
+            self._multiplied.append((tensor, tensor.data))
+            set_data_(tensor, tensor.data * (factor**power).to(tensor))
+
+    def unmultiply(self) -> None:
+        """Take all factors back."""
+        for tensor, data in reversed(self._multiplied):
+            set_data_(tensor, data)
+        self._multiplied.clear()
+        self.factors.clear()
+
     def resize(self, module: nn.Module, sizes: Mapping[str, Any]) -> None:
         """Set attributes."""
         for name, value in sizes.items():
@@ -140,31 +156,6 @@ def cut_channels(together: Together, kept: Kept) -> Cut:
         cut.undo()
         raise
     return cut
-
-
-def rebuild_reducers(model: nn.Module) -> None:
-    """Let DistributedDataParallel make its buckets anew, for parameters that have other sizes.
-
-    By what it does itself when a pickled one comes back.
-    """
-    for wrapper in _wrappers(model):
-        parameters, sparse = wrapper._build_params_for_reducer()
-        names = wrapper._build_debug_param_to_name_mapping(parameters)
-        wrapper._ddp_init_helper(parameters, sparse, names, wrapper.static_graph)
-        if wrapper.static_graph:
-            wrapper.static_graph = False  # or it warns that it is set
-            wrapper._set_static_graph()
-        for hook, state in wrapper._comm_hooks:
-            distributed._register_comm_hook(wrapper.reducer, state, hook)  # type: ignore
-
-
-def _wrappers(model: nn.Module) -> list[DistributedDataParallel]:
-    """Those inside a model, and those around it, of which it does not know."""
-    if not distributed.is_available() or not distributed.is_initialized():
-        return []
-    own = set(model.modules())
-    every = [o for o in gc.get_objects() if issubclass(type(o), DistributedDataParallel)]
-    return [wrapper for wrapper in every if not own.isdisjoint(wrapper.modules())]
 
 
 def entries(graph: Graph, kept: Kept) -> Stays:

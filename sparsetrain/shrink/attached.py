@@ -75,6 +75,12 @@ class Together:
         every = [*(t for ts in found.values() for t in ts), *self._kept_with(tensor)]
         return list({id(t): t for t in every}.values())
 
+    def multiplied(self, name: str) -> list[tuple[Tensor, int]]:
+        """The model's tensor and all that is multiplied with it, each by a power of the factor."""
+        tensor = named_tensor(self.model, name)
+        averaged = [(each, 1) for each in self._averaged(name)]
+        return [(tensor, 1), *averaged, *([] if tensor.grad is None else [(tensor.grad, -1)])]
+
     def _held_masks(self, tensor: Tensor) -> list[Tensor]:
         held = [o.mask_of(tensor) for o in self._optimizers if isinstance(o, Masked)]
         return [mask for mask in held if mask is not None]

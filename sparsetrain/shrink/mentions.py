@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -47,8 +46,6 @@ class Mentions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first = len(self._steps)
         result = func(*args, **(kwargs or {}))
-        if func is functional.scaled_dot_product_attention:
-            _mark_scales(self._steps[first:], (kwargs or {}).get("scale"))
         if len(self._steps) > first:
             numbers = numbers_of((args, kwargs))
             if any(isinstance(n, Own) for n in numbers):
@@ -86,13 +83,6 @@ class Mentions(TorchFunctionMode):
 
 SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 SIZES = (Tensor.size, Tensor.numel)
-
-
-def _mark_scales(steps: list, scale: float | None) -> None:
-    """Where attention came apart, q and k^T are each multiplied by the root of 1 / sqrt(d)."""
-    scaled = [step for step in steps if step.op is torch.ops.aten.mul.Scalar]
-    for step, dim in zip(scaled, (-1, -2) if scale is None else (), strict=False):
-        step.scales = dim
 
 
 def numbers_of(arguments: Any) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import configs, plan_file, plan_report
-from sparsetrain.shrink.apply import Cut, cut_channels, entries, rebuild_reducers
+from sparsetrain.shrink.apply import Cut, cut_channels, entries
 from sparsetrain.shrink.attached import Attachments, Together
 from sparsetrain.shrink.changes import changes_of, remember
 from sparsetrain.shrink.drawing import Run
@@ -27,6 +27,9 @@ from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.pretrained import Described
 from sparsetrain.shrink.proof import Proof, expect, settled
 from sparsetrain.shrink.record import record
+from sparsetrain.shrink.reducers import rebuild_reducers
+from sparsetrain.shrink.small import Small
+from sparsetrain.shrink.temperature import keep_temperatures
 from sparsetrain.shrink.trace import follow, trace
 from sparsetrain.support.nearest import unknown
 from sparsetrain.support.sample import encoded_or_none
@@ -181,15 +184,24 @@ class Plan:
         try:
             take_back = configs.say(cut, self.model, parts, proof is not None)
             try:
-                return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
+                return shrunk, cut, self._proved(together, cut, proof, shrunk)
             except RuntimeError:
                 if take_back is None:
                     raise
             take_back()  # its own code reads the config, and means other numbers
-            return shrunk, cut, 0.0 if proof is None else proof.check(shrunk)
+            return shrunk, cut, self._proved(together, cut, proof, shrunk)
         except BaseException:
             cut.undo()
             raise
+
+    def _proved(
+        self, together: Together, cut: Cut, proof: Proof | None, shrunk: nn.Module
+    ) -> float:
+        cut.unmultiply()
+        if shrunk is self.model:  # a graph module knows each scale
+            small = Small(self.graph.walk, entries(self.graph, self.kept))
+            keep_temperatures(cut, together, small, self.sample)
+        return 0.0 if proof is None else proof.check(shrunk, cut.factors)
 
     def __str__(self) -> str:
         console = PlainConsole(width=100, record=True, file=io.StringIO())

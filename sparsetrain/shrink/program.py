@@ -39,7 +39,6 @@ class Step:
     module: str  # dotted name of the module that stands closest around it
     line: str  # "file.py:41" of the model's code
     used: bool = True  # whether anything hangs on it
-    scales: int | None = None  # by an attention's own scale: the dimension that it is made of
 
     @cached_property
     def values(self) -> list[Value]:

@@ -9,7 +9,7 @@ A norm over few positions, or a ReLU near zero, makes much of rounding. Where si
 leaves it open whether a difference is more than that, double precision answers.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from sparsetrain.optim import set_data_
-from sparsetrain.shrink.apply import Kept, entries, rebuild_reducers
+from sparsetrain.shrink.apply import Kept, entries
 from sparsetrain.shrink.drawing import Means, Run
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.outputs import Outputs, chosen
 from sparsetrain.shrink.program import Program
 from sparsetrain.shrink.record import SEED, arguments, tensors_of
+from sparsetrain.shrink.reducers import rebuild_reducers
 from sparsetrain.shrink.replay import replay
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import Walk
@@ -53,8 +54,11 @@ class Proof:
     wanted: Outputs = None  # which these outputs are
     training: "TrainingProof | None" = None
 
-    def check(self, model: nn.Module) -> float:
+    def check(self, model: nn.Module, factors: Mapping[str, Tensor] | None = None) -> float:
         """The largest relative error.
+
+        Args:
+            factors: parameter -> by what its entries were multiplied beside.
 
         Raises:
             RuntimeError: it is more than rounding; of type Differs where it is just that.
@@ -63,7 +67,7 @@ class Proof:
             found = _outputs(model, self.sample, self.wanted)
             error = _compare(["output"] * len(found), self.outputs, found, self.double)
             if self.training is not None:
-                error = max(error, self.training.check(model))
+                error = max(error, self.training.check(model, factors or {}))
             _call_gradient_hooks(model)
         except Exception as problem:  # a model may raise what it likes
             reason = (str(problem).splitlines() or [repr(problem)])[0]
@@ -83,12 +87,12 @@ class TrainingProof:
     double: float
     wanted: Outputs
 
-    def check(self, model: nn.Module) -> float:
+    def check(self, model: nn.Module, factors: Mapping[str, Tensor]) -> float:
         outputs, gradients = _learn(model, self.sample, self.wanted)
         names = ["training output"] * len(outputs)
         error = _compare(names, self.outputs, outputs, self.double)
         names = [f"gradient of {name}" for name in self.gradients]
-        grads = [gradients[name] for name in self.gradients]
+        grads = [_unscaled(gradients[name], factors.get(name)) for name in self.gradients]
         # Rounding can switch a ReLU near zero, which gradients feel and outputs do not.
         wanted = list(self.gradients.values())
         return max(error, _compare(names, wanted, grads, self.double, slack=50))
@@ -184,6 +188,11 @@ def _call_gradient_hooks(model: nn.Module) -> None:
                 torch.autograd.grad(nothing, parameter)
             except Exception as problem:
                 raise RuntimeError(f"a hook on the gradient of {name}: {problem}") from problem
+
+
+def _unscaled(gradient: Tensor, factor: Tensor | None) -> Tensor:
+    """That of the parameter as it was before it was multiplied."""
+    return gradient if factor is None else gradient * factor.to(gradient)
 
 
 def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ def general(step: Step) -> Call:
     """Its operation as recorded, or where that one was good for the sample alone, in general.
 
     A tensor that lies otherwise in memory may have no `view`. Of attention, what is chosen for a
-    sample cannot learn a mask.
+    sample cannot learn a mask; it keeps its scale, whatever its width becomes.
     """
     if step.op is aten.view.default:
         return aten.reshape.default, step.args, dict(step.kwargs)
@@ -33,7 +33,9 @@ def general(step: Step) -> Call:
     given |= step.kwargs
     mask = given.get("attn_mask", given.get("attn_bias"))
     tensors = (given["query"], given["key"], given["value"], mask)
-    options = {"is_causal": given.get("is_causal", False), "scale": given.get("scale")}
+    scale = given.get("scale")
+    scale = given["query"].shape[-1] ** -0.5 if scale is None else scale
+    options = {"is_causal": given.get("is_causal", False), "scale": scale}
     options["dropout_p"] = given.get("dropout_p", 0.0)
     options["enable_gqa"] = given["query"].shape[:-2] != given["key"].shape[:-2]
     return aten.scaled_dot_product_attention.default, tensors, options
@@ -158,21 +160,11 @@ def _pad(step: Step, small: Small) -> Call:
     return _with(step, {(1, "pad"): amounts})
 
 
-def _scale(step: Step, small: Small) -> Call:
-    op, args, kwargs = general(step)
-    if step.scales is None:
-        return op, args, kwargs
-    x, factor = args
-    before, after = x.shape[step.scales], small.shape(x)[step.scales]
-    return op, (x, factor * (before / after) ** 0.25), kwargs
-
-
 REWRITES: dict[str, Callable[[Step, Small], Call]] = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "native_group_norm": _group_norm,
     "convolution": _convolution,
-    "mul": _scale,
     **dict.fromkeys(("as_strided", "as_strided_"), _restrided),
     "slice": _slice,
     "constant_pad_nd": _pad,

@@ -86,15 +86,38 @@ def kept_entries(before: nn.Module, after: nn.Module) -> Stays:
 def _rows_and_columns(name: str, old: Tensor, new: Tensor) -> dict[int, Tensor]:
     places = {value: place for place, value in enumerate(old.flatten().tolist())}
     found = [places.get(value, -1) for value in new.flatten().tolist()]
-    if -1 not in found and old.dim() == new.dim():
-        each = torch.unravel_index(torch.tensor(found, dtype=torch.int64), old.shape)
-        stays = [index.unique() for index in each]
-        part = old
-        for dim, index in enumerate(stays):
-            part = part.index_select(dim, index)
-        if torch.equal(part, new):
-            return {d: i for d, i in enumerate(stays) if len(i) < old.shape[d]}
+    if old.dim() == new.dim():
+        for factor in _factors(old, new, found):
+            each = _placed(old, new, found, factor)
+            index = torch.unravel_index(torch.tensor(each, dtype=torch.int64), old.shape)
+            stays = [places.unique() for places in index]
+            part = old.flatten()[torch.tensor(each)].view(new.shape)
+            if -1 not in each and torch.equal(_selected(old, stays), part):
+                return {d: i for d, i in enumerate(stays) if len(i) < old.shape[d]}
     raise ValueError(f"{name} is not rows and columns of what it was")
+
+
+def _factors(old: Tensor, new: Tensor, found: list[int]) -> list[float]:
+    """By what entries may have been multiplied: queries are, where softmaxes keep temperatures."""
+    strange = [v for v, place in zip(new.flatten().tolist(), found, strict=True) if place < 0]
+    return [strange[0] / v for v in old.flatten().tolist()] if strange else [1.0]
+
+
+def _placed(old: Tensor, new: Tensor, found: list[int], factor: float) -> list[int]:
+    """Where each entry was, if those that are strange were multiplied by this factor."""
+    ordered, order = (old.flatten().double() * factor).sort()
+    values = new.flatten().double()
+    near = torch.searchsorted(ordered, values).clamp(1, max(1, len(ordered) - 1))
+    near -= (values - ordered[near - 1] < ordered[near] - values).long()
+    fits = (ordered[near] - values).abs() <= 1e-6 * values.abs()
+    there = torch.where(fits, order[near], -1).tolist()
+    return [own if own >= 0 else other for own, other in zip(found, there, strict=True)]
+
+
+def _selected(tensor: Tensor, stays: list[Tensor]) -> Tensor:
+    for dim, index in enumerate(stays):
+        tensor = tensor.index_select(dim, index)
+    return tensor
 
 
 def _same_weights_shrank(graph: Hard, before: nn.Module, after: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from sparsetrain.shrink.labels import Dims, Labels, Tracer
 from sparsetrain.shrink.program import Step
-from sparsetrain.shrink.rules.elementwise import broadcast
 from sparsetrain.shrink.rules.registry import rule, untracked
 
 
@@ -13,7 +12,7 @@ from sparsetrain.shrink.rules.registry import rule, untracked
     "scaled_dot_product_attention",
 )
 def attention(t: Tracer, step: Step) -> list[Dims]:
-    """softmax(q k^T / sqrt(d)) v over `[..., H, N, D]`: heads go together, and d of q and k.
+    """softmax(s q k^T) v over `[..., H, N, D]`: heads go together, and d of q and k.
 
     Where k and v have fewer heads than q, those of q that share one go together with it.
     """
@@ -26,7 +25,7 @@ def attention(t: Tracer, step: Step) -> list[Dims]:
     t.heads += [labels for labels in dims[:-2] if labels is not None]
     t.tie(t.dims[q][-1], t.dims[k][-1], why)
     t.tie(t.dims[k][-2], t.dims[v][-2], why)
-    t.cut(step, q, len(dims) - 1, whole=True)
+    t.cut(step, q, len(dims) - 1)
     t.consume(q, len(dims) - 1)
     for mask in masks:
         lead = len(dims) - len(mask.shape)
@@ -37,15 +36,6 @@ def attention(t: Tracer, step: Step) -> list[Dims]:
             t.fix(labels, f"{step} masks by it")
     dims[-1] = t.dims[v][-1]
     return [dims, *(untracked(out) for out in step.outputs[1:])]
-
-
-@rule("mul")
-def product(t: Tracer, step: Step) -> Dims:
-    """Entries by entries; and the scale of an attention that came apart, which d of q and k set."""
-    if step.scales is not None:
-        x = step.values[0]
-        t.cut(step, x, len(x.shape) + step.scales, whole=True)
-    return broadcast(t, step)
 
 
 def _heads(t: Tracer, query: tuple[Labels, int], other: tuple[Labels, int], why: str) -> None:
