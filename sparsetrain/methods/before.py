@@ -18,6 +18,7 @@ from sparsetrain.methods.probe import Batch, Probing
 from sparsetrain.selection import patterns
 from sparsetrain.selection.select import SIGNED, Formula
 from sparsetrain.support.chance import normal, random_stream
+from sparsetrain.support.wrapped import bare_parameters
 
 ALL = (*Masking.PATTERNS, patterns.NM)
 
@@ -167,7 +168,8 @@ class GraSP(Probing):
         weights = {n: p.detach() for n, p in self._state.parameters.items()}
         if not self.reinit_linear:
             return weights
-        linear = {id(m.weight) for m in self._state.model.modules() if isinstance(m, nn.Linear)}
+        layers = [m for m in self._state.model.modules() if isinstance(m, nn.Linear)]
+        linear = {id(m._parameters.get("weight")) for m in layers}
         for i, (name, parameter) in enumerate(self._state.parameters.items()):
             if id(parameter) in linear:
                 xavier = (2 / sum(parameter.shape)) ** 0.5
@@ -237,7 +239,9 @@ class ProsPr(Probing):
         s, batches = self._state, list(self.batches)
         gates = {n: torch.ones_like(p, requires_grad=True) for n, p in s.parameters.items()}
         trained = {
-            n: p.detach().requires_grad_() for n, p in s.model.named_parameters() if p.requires_grad
+            n: p.detach().requires_grad_()
+            for n, p in bare_parameters(s.model).items()
+            if p.requires_grad
         }
         with self._looking():
             masked = {n: s.parameters[n].detach() * gate for n, gate in gates.items()}

@@ -29,6 +29,7 @@ from sparsetrain.selection.patterns import Unstructured
 from sparsetrain.selection.schedules import Steps, cosine, cubic
 from sparsetrain.selection.select import best
 from sparsetrain.support.chance import random_stream
+from sparsetrain.support.wrapped import bare_parameters
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class SET(Masking):
     def _draw_weights(self, draw: Callable[[Tensor, Tensor, Generator], Tensor]) -> None:
         """Weights of the layers that are not dense, from (like, mask, stream); averages follow."""
         s = self._state
-        averaged = {} if s.ema is None else dict(s.ema.named_parameters())
+        averaged = {} if s.ema is None else bare_parameters(s.ema)
         for layer, (name, parameter) in enumerate(s.parameters.items()):
             if s.masks[name].all():
                 continue

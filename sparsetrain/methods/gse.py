@@ -17,6 +17,7 @@ from sparsetrain.selection.groups import expanded, live_groups
 from sparsetrain.selection.masks import Masks
 from sparsetrain.selection.select import best
 from sparsetrain.support.chance import random_stream
+from sparsetrain.support.wrapped import bare_modules, bare_parameters
 
 FULL = 0.5  # a layer that is no sparser has its whole gradient looked at
 
@@ -81,9 +82,9 @@ class GSE(RigL):
 
     def _draw_biases(self) -> None:
         s = self._state
-        averaged = {} if s.ema is None else dict(s.ema.named_parameters())
+        averaged = {} if s.ema is None else bare_parameters(s.ema)
         names = {id(p): n for n, p in s.parameters.items()}
-        for layer, (module_name, module) in enumerate(s.model.named_modules()):
+        for layer, (module_name, module) in enumerate(bare_modules(s.model).items()):
             name = names.get(id(getattr(module, "weight", None)))
             bias = getattr(module, "bias", None)
             if name is None or bias is None or s.masks[name].all() or not bias.requires_grad:

@@ -27,6 +27,7 @@ from sparsetrain.selection.reach import Exclude, Reach, reach
 from sparsetrain.selection.schedules import Steps
 from sparsetrain.selection.select import MAGNITUDE, UNSTRUCTURED, Formula, best
 from sparsetrain.selection.weight import Weight
+from sparsetrain.support.wrapped import bare
 
 GIVE_SCALER = (
     "; a GradScaler skips such a step: give it to start(scaler=...), so that it is skipped here,"
@@ -143,13 +144,16 @@ class Masking(Loop):
                     raise self._wrong(f"{name} has no gradient; exclude it or unfreeze it")
         masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in parameters.items()}
         ema = None if ema is None else plain(ema)
+        floor = self.floor
+        if isinstance(floor, Mapping):
+            floor = {bare(outer, name): share for name, share in floor.items()}
         amounts = Amounts(
             type(self).__name__,
             {n: w.shape for n, w in found.weights.items()},
             counted(model, parameters, self.count),
             self.pattern,
             self.allocation,
-            self.floor,
+            floor,
         )
         amounts.check(self.sparsity)
         own: dict[str, Any] = {"parameters": parameters, "masks": masks, "amounts": amounts}

@@ -13,6 +13,7 @@ from sparsetrain.distributed import mean_over_
 from sparsetrain.methods.masking import Masking
 from sparsetrain.shrink.record import arguments
 from sparsetrain.support.modes import quietly
+from sparsetrain.support.wrapped import full_names
 
 Batch = tuple[Any, Any]  # (input, target); the input as in `plan`'s sample
 
@@ -83,4 +84,6 @@ class Probing(Masking):
 def output_at(model: nn.Module, tensors: Mapping[str, Tensor], inputs: Any) -> Any:
     """The model's output with these parameters and buffers in the place of its own."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return functional_call(model, {**buffers, **tensors}, *arguments(inputs))
+    full = full_names(model)
+    given = {full.get(name, name): tensor for name, tensor in tensors.items()}
+    return functional_call(model, {**buffers, **given}, *arguments(inputs))

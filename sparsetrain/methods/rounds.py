@@ -18,6 +18,7 @@ from sparsetrain.methods.probe import Batch, Probing, output_at
 from sparsetrain.selection.masks import Masks
 from sparsetrain.selection.schedules import SHAPES
 from sparsetrain.support.modes import quietly
+from sparsetrain.support.wrapped import bare, bare_parameters
 
 SCHEDULES = ("exponential", "linear")
 
@@ -59,10 +60,12 @@ class SynFlow(Masking):
     def flow(self, masks: Masks) -> dict[str, Tensor]:
         """float64 scores of the network under these masks, by name; call `start` first."""
         model, names = self._state.model, list(masks)
-        saved = model.state_dict().keys()  # all but buffers that are no part of it
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        saved = {
+            bare(model, n) for n in model.state_dict()
+        }  # all but buffers that are no part of it
+        own = {**bare_parameters(model), **dict(model.named_buffers())}
         tensors = {n: t.detach().double() for n, t in own.items() if _floating(t)}
-        tensors = {n: t.abs() if n in saved else t for n, t in tensors.items()}
+        tensors = {n: t.abs() if bare(model, n) in saved else t for n, t in tensors.items()}
         weights = [(tensors[n] * masks[n]).requires_grad_() for n in names]
         with torch.enable_grad(), quietly(model, training=False):
             output = output_at(

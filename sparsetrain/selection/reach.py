@@ -26,7 +26,7 @@ from sparsetrain.selection.weight import Weight, held_in
 from sparsetrain.support.nearest import unknown
 from sparsetrain.support.wrapped import bare, bare_modules, bare_parameters
 
-Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+Choice = str | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]
 Exclude = Collection[Choice] | Choice
 
 Masks = Mapping[str, Tensor]
@@ -104,7 +104,8 @@ def reach(
 
     Args:
         exclude: what stays dense: names of modules or parameters, patterns of names
-            ("blocks.*.attn"), types of modules, functions (name, module) -> bool, or one of these.
+            ("blocks.*.attn"), modules, types of modules, functions (name, module) -> bool, or one
+            of these.
         include: what is masked besides, said alike: embeddings, a head, or any other parameter of
             two dimensions or more, as `[O, I, ...]`. `exclude` has the last word.
         unfit: why a method cannot mask a weight, or "".
@@ -222,9 +223,11 @@ def _chosen(
     for each in chosen:
         if isinstance(each, type):
             inside += [n for n, m in modules.items() if isinstance(m, each)]
+        elif isinstance(each, nn.Module):
+            inside += [n for n, m in modules.items() if m is each]
         elif isinstance(each, str):
             inside += _named(bare(model, each), [*modules, *every], what)
-    functions = [f for f in chosen if callable(f) and not isinstance(f, type)]
+    functions = [f for f in chosen if callable(f) and not isinstance(f, type | nn.Module)]
     layers = {id(w.layer) for w in candidates.values()}
     own = {
         id(p)

@@ -56,6 +56,12 @@ def bare_parameters(model: nn.Module, remove_duplicate: bool = True) -> dict[str
     return {bare(model, name): parameter for name, parameter in named}
 
 
+def full_names(model: nn.Module) -> dict[str, str]:
+    """Bare name -> the name that the model itself has for a parameter."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {bare(model, name): name for name, _ in named}
+
+
 def bare_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Bare name -> module, wrappers left out."""
     return {bare(model, n): m for n, m in model.named_modules() if inside(m) is None}

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from sparsetrain.data import Images, Split, load
 from sparsetrain.selection.masks import sparsity
 from sparsetrain.selection.schedules import learning_rate
+from sparsetrain.support.machine import instruction_set
 from sparsetrain.training import runs
 from sparsetrain.training.assembly import Setting, prunes_at_once
 from sparsetrain.training.config import Config
@@ -146,7 +147,7 @@ def _end_epoch(run: Run, test: Split) -> None:
         "seconds": run.seconds,
         "pruning_seconds": run.pruning,
         "threads": torch.get_num_threads(),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": instruction_set(),
         **run.method.of_machine,
     }
     run.history.append(record)

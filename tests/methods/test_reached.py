@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel
 
 from sparsetrain import methods, optim
 from sparsetrain.selection.masks import sparsity
@@ -201,14 +202,28 @@ def test_calibrated_methods_leave_attention_dense_and_say_so(kind):
     assert list(method.masks) == ["0.linear1.weight", "0.linear2.weight"]
 
 
-def test_a_methods_names_are_bare_inside_of_a_model_too():
-    model = nn.Sequential(nn.Linear(8, 8), nn.DataParallel(nn.Sequential(nn.Linear(8, 8))))
-    for optimizer in OPTIMIZERS.values():
-        method = methods.Magnitude(0.5, exclude="0")
-        method.start(model, optimizer(model))
-        assert list(method.masks) == ["1.0.weight"]
-        assert int((model[1].module[0].weight == 0).sum()) == 32
-        method.resume(model, optimizer(model), method.state_dict())
+@pytest.mark.parametrize("name", ["magnitude", "snip", "synflow", "prospr", "gse", "srigl", "imp"])
+def test_a_methods_names_are_bare_inside_of_a_model_too(name):
+    """However it is wrapped, with the masks that it would have alone."""
+    found = []
+    for wrap in (lambda m: m, nn.DataParallel, AveragedModel):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(32, 8), wrap(nn.Sequential(nn.Linear(8, 4))))
+        model = wrap(model)
+        average = AveragedModel(model)
+        method, optimizer = METHODS[name](), OPTIMIZERS["ours"](model)
+        method.start(model, optimizer, ema=average)
+        found.append(dict(method.masks))
+        method.resume(model, OPTIMIZERS["torch"](model), method.state_dict())
+    assert list(found[0]) == ["1.weight", "2.0.weight"]
+    assert all(torch.equal(masks[n], found[0][n]) for masks in found for n in masks)
+
+
+def test_a_floor_for_a_name_in_a_wrapper():
+    model = nn.DataParallel(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    method = methods.Magnitude(0.8, floor={"module.0.weight": 0.25, "1.weight": 0.1})
+    method.start(model)
+    assert int(method.masks["0.weight"].sum()) >= 16
 
 
 def test_a_magnitude_is_that_of_the_weight_not_of_what_makes_it():
