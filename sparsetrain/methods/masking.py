@@ -247,10 +247,13 @@ class Masking(Loop):
         grads = self._gradients()
         for name, grad in grads.items():
             if not grad.isfinite().all():
-                hint = "" if self._state.scaler else GIVE_SCALER
-                step = self._state.step
-                raise self._wrong(f"the gradient of {name} is not finite in step {step}{hint}")
+                raise self._not_finite(name)
         return grads
+
+    def _not_finite(self, name: str) -> ValueError:
+        hint = "" if self._state.scaler else GIVE_SCALER
+        step = self._state.step
+        return self._wrong(f"the gradient of {name} is not finite in step {step}{hint}")
 
     def _change(self, masks: Masks, may_empty: bool = False) -> None:
         """Hold these masks from now on; weights that are new start from 0."""

@@ -247,6 +247,8 @@ class STR(StraightThrough):
         self._step_threshold(name, -(grad * w.sign()).sum() * slope * (1 - slope))
 
     def _step_threshold(self, name: str, grad: Tensor) -> None:
+        if not grad.isfinite():
+            raise self._not_finite(name)
         memory, group = self._state.memory, self._group(name) or {}
         momentum = group.get("momentum", 0)
         decay = group.get("weight_decay", 0) if self.decay is None else self.decay

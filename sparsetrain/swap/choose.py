@@ -50,7 +50,8 @@ def sparsify(
     module that it is, in the memory format that it has. With the number of threads that is to be,
     and a sample of the batch that is to come, the model never gets slower than it was. `densify`
     undoes all of this exactly. Which forms are chosen hangs on this machine; they compute the same
-    numbers to rounding, and `force` takes the forms of a report from elsewhere.
+    numbers to rounding, and `force` takes the forms of a report from elsewhere. But an infinite or
+    NaN activation meets live weights alone, where a dense layer makes NaN of it and a pruned 0.
 
     Args:
         masks: parameter name -> bool mask, true = kept, as a method's `masks`; what they prune

@@ -39,7 +39,7 @@ class Config:
     sparsity: float = _option(0.9, "share of the weights removed, where a method masks")
     flops: float = _option(0.5, "share of the FLOPs kept, where channels are removed")
     pattern: str | None = _option(None, "unstructured, vector:V, nm:N:M, block:R:C or channel")
-    allocation: str | None = _option(None, "global, uniform, uniform+ or erk")
+    allocation: str | None = _option(None, "global, uniform, uniform+, er or erk")
     count: str | None = _option(None, "what sparsity is a share of: " + ", ".join(COUNTS))
     floor: float | None = _option(None, "share that each layer keeps at least")
     set: str = _option("", "the method's own options: name=value,name=value")

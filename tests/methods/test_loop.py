@@ -219,8 +219,9 @@ def test_our_optimizer_takes_a_step_in_which_the_scaler_found_no_gradient():
 
 
 def test_gradients_that_are_not_finite_name_the_scaler():
-    for name, at in (("rigl", 4), ("granet", 4), ("fggp", 4), ("drive", 3)):
-        method, model = CLIPPED[name](), network()
+    makers = CLIPPED | {"str": lambda: methods.STR(0.8, 20, initial=-3.0)}
+    for name, at in (("rigl", 4), ("granet", 4), ("fggp", 4), ("drive", 3), ("str", 1)):
+        method, model = makers[name](), network()
         method.start(model, sgd(model))
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
