@@ -88,7 +88,8 @@ def plan(
     asked = Asked(model, sample, graph, score, limits, allocation == "uniform")
     choose = {"widths": _to_widths, "latency": _to_latency}.get(what, _to_cost)
     made, used = choose(asked, what, share)
-    basis = {what: share, "allocation": allocation, "round_to": used.round_to}
+    said = {n: float(w) for n, w in share.items()} if what == "widths" else float(share)
+    basis = {what: said, **made.basis, "allocation": allocation, "round_to": used.round_to}
     basis |= {"min_channels": min_channels, **_relaxed(made, used, round_to)}
     if what == "latency" or round_to == MACHINE:
         basis["machine"] = machine(next(model.parameters()).device.type)
@@ -148,7 +149,8 @@ def _to_latency(asked: Asked, what: str, share: float) -> tuple[Plan, Limits]:
             f" {100 * found.share:.1f}%, and what gets there is kept",
             stacklevel=3,
         )
-    return Plan(model, sample, graph, scores, found.kept, met), asked.limits
+    basis = {"measured": round(found.share, 4)}
+    return Plan(model, sample, graph, scores, found.kept, met, basis), asked.limits
 
 
 def _to_cost(asked: Asked, what: str, share: float) -> tuple[Plan, Limits]:

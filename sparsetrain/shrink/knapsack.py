@@ -117,9 +117,9 @@ def search(
         return _widest(tried, share * (1 + TOLERANCE))
     tried.append(attempt(0.0))
     fastest = min(f.share for f in tried)
-    met = fastest <= share * (1 + TOLERANCE)
-    goal = (share if met else fastest) * (1 + TOLERANCE)
-    return replace(_halved(attempt, tried, goal), met=met)
+    goal = max(share, fastest) * (1 + TOLERANCE)
+    found = _halved(attempt, tried, goal)
+    return replace(found, met=found.share <= share * (1 + TOLERANCE))
 
 
 def _corrected(attempt: Callable[[float], Found], share: float) -> list[Found]:

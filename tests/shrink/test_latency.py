@@ -51,6 +51,8 @@ def test_the_prediction_worked_by_hand(stairs):
 def test_the_target_is_met_and_used(stairs):
     removal = plan(net(), SAMPLE, by_number, latency=0.5, round_to=8)
     assert "asked 50% of the latency, measured" in removal.asked
+    assert 0.35 <= removal.basis["measured"] <= 0.5
+    assert removal.basis["machine"]["threads"] == torch.get_num_threads()
     predict = latency.Latency(removal.graph, Cache(None))
     assert 0.35 <= predict(removal.widths) / predict({}) <= 0.5
     for kept, width in ((removal.kept["0"], 32), (removal.kept["2"], 64)):

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -379,3 +380,6 @@ def test_what_a_plan_hangs_on_is_written_and_read(tmp_path):
     assert again.basis["channels"] == 0.5
     assert "rounding relaxed to 2" in str(again)
     assert removal.keeping({"0": 3}).basis == {}
+    asked = plan(small_net(), SAMPLE, by_size, widths={"0": np.float32(16)})
+    asked.save(tmp_path / "widths.json")
+    assert asked.basis["widths"] == {"0": 16.0}
