@@ -24,7 +24,8 @@ ORIGIN = Fields(
         "heads": Text(HEADS),
         "groups": GROUPS,
         "sample": Anything(),
-    }
+    },
+    {"outputs": Anything()},  # which of the model's results matter
 )
 
 
@@ -42,7 +43,17 @@ def remade(path: str | Path, origin: dict[str, Any], model: nn.Module, sample: A
         if sample is None:
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
             sample = samples.decoded(origin["sample"], device)
-        traced = trace(model, sample, origin["heads"])
+        traced = trace(model, sample, origin["heads"], _outputs(origin.get("outputs"), path))
         kept = kept_of(origin["groups"], model, traced, str(path))
         return Plan(model, sample, traced, {}, kept).apply(verify=False, as_graph=True)
     raise AssertionError
+
+
+def _outputs(named: Any, path: str | Path) -> Any:
+    """Which outputs matter, as a file says it."""
+    if isinstance(named, dict):
+        raise CheckpointError(f"{path}: a function chose the outputs that matter; no file holds it")
+    each = named if isinstance(named, list) else [named]
+    if not all(part is None or isinstance(part, str | int) for part in each):
+        raise CheckpointError(f"{path}: outputs must be names and places, got {named!r:.40}")
+    return named

@@ -63,7 +63,7 @@ def plan(
         outputs: which of the model's results matter. By default all do, and keep their channels;
             what is not chosen may lose some. A key, place or attribute of what it returns, such as
             "logits", 0 or "encoder.last_hidden_state", a list of these, or a function of it. The
-            proof compares what is chosen.
+            proof compares what is chosen. With [] none matters, and what is left is compared.
         graph: what `trace(model, sample)` returns, where it is at hand or has other `heads`; which
             outputs matter is then said there.
 

@@ -5,6 +5,7 @@ All that a model returns keeps its channels, unless its user says what is read o
     "logits", 0, "encoder.last_hidden_state"    a key, a place or an attribute, or a way of several
     ["logits", "pooler_output"]                 some of them
     lambda result: result.hidden[:, 0]          a function of what the model returns
+    []                                          none: all may lose channels
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,16 @@ def chosen(result: Any, outputs: Outputs) -> Any:
     if isinstance(outputs, str | int):
         return _part(result, outputs)
     return [_part(result, each) for each in outputs]
+
+
+def matters(outputs: Outputs) -> bool:
+    """Whether any output does."""
+    return outputs is None or callable(outputs) or isinstance(outputs, str | int) or bool(outputs)
+
+
+def compared(result: Any, outputs: Outputs) -> Any:
+    """The part that a proof compares: where nothing matters, what is left of all."""
+    return chosen(result, outputs) if matters(outputs) else result
 
 
 def _part(result: Any, name: str | int) -> Any:

@@ -139,6 +139,7 @@ class Plan:
             "shapes": {bare(inner, n): list(t.shape) for n, t in state.items()},
             "changes": {bare(inner, n): deepcopy(c) for n, c in changes_of(state).items()},
             "heads": self.graph.walk.heads,
+            "outputs": _told(self._outputs),
             "groups": plan_file.groups_of(self.model, self.kept, self.graph),
             "sample": sample,
         }
@@ -245,6 +246,13 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; `load_plan` reads it."""
         plan_file.write(Path(path), self.model, self.kept, self.graph, self.basis)
+
+
+def _told(outputs: Outputs) -> Any:
+    """As a file can say it; of a function, that there was one."""
+    if callable(outputs):
+        return {"function": getattr(outputs, "__name__", "")}
+    return outputs if outputs is None or isinstance(outputs, str | int) else list(outputs)
 
 
 def load_plan(

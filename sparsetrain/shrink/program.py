@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves
 
 from sparsetrain.shrink.mentions import Mention
-from sparsetrain.shrink.outputs import Outputs
+from sparsetrain.shrink.outputs import Outputs, matters
 from sparsetrain.shrink.terms import Held, Term
 
 
@@ -91,14 +91,24 @@ class Program:
     equal: list[tuple[Term, Term]] = field(default_factory=list)  # numbers that were found equal
     rolls: bool = False  # whether the model drew from Python's or numpy's generator
 
+    @property
+    def given(self) -> list[Value]:
+        """All tensors that are returned."""
+        leaves = tree_leaves(self.returned and self.returned[0])
+        return [leaf for leaf in leaves if isinstance(leaf, Value)]
+
+    @property
+    def compared(self) -> list[Value]:
+        """The outputs that matter; where none does, what stays of all."""
+        return self.outputs if matters(self.wanted) else self.given
+
 
 def mark_unused(program: Program, parameters: Collection[str]) -> None:
     """Steps whose results nothing reads, such as a channel that is taken for its shape alone.
 
     What a layer makes is a result even if it is not returned: a loss may read it in training.
     """
-    returned = tree_leaves(program.returned and program.returned[0])
-    read = {*program.outputs, *(leaf for leaf in returned if isinstance(leaf, Value))}
+    read = {*program.outputs, *program.given}
     layers = _layers(program, parameters)
     for step in reversed(program.steps):
         drawn = torch.Tag.nondeterministic_seeded in step.op.tags

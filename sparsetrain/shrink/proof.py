@@ -22,7 +22,7 @@ from sparsetrain.optim import set_data_
 from sparsetrain.shrink.apply import Kept, entries
 from sparsetrain.shrink.drawing import Means, Run
 from sparsetrain.shrink.graph import Graph
-from sparsetrain.shrink.outputs import Outputs, chosen
+from sparsetrain.shrink.outputs import Outputs, compared
 from sparsetrain.shrink.program import Program
 from sparsetrain.shrink.record import SEED, arguments, tensors_of
 from sparsetrain.shrink.reducers import rebuild_reducers
@@ -204,7 +204,7 @@ def _kept(gradient: Tensor, stays: dict[int, Tensor]) -> Tensor:
 def _outputs(model: nn.Module, sample: Any, wanted: Outputs) -> list[Tensor]:
     args, kwargs = arguments(sample)
     with torch.no_grad(), quietly(model, False, SEED):
-        return _floating(tensors_of(chosen(model(*args, **kwargs), wanted)))
+        return _floating(tensors_of(compared(model(*args, **kwargs), wanted)))
 
 
 def _learn(
@@ -215,7 +215,7 @@ def _learn(
     outputs: list[Tensor] = []
 
     def loss() -> Tensor:
-        outputs[:] = _floating(tensors_of(chosen(model(*args, **kwargs), wanted)))
+        outputs[:] = _floating(tensors_of(compared(model(*args, **kwargs), wanted)))
         return _projected(outputs)
 
     with torch.enable_grad(), quietly(model, True, SEED), Means():

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsetrain.shrink import mentions, terms
 from sparsetrain.shrink.mentions import Mentions
-from sparsetrain.shrink.outputs import NoOutput, Outputs, chosen
+from sparsetrain.shrink.outputs import NoOutput, Outputs, chosen, matters
 from sparsetrain.shrink.program import Program, Step, Value, mark_unused
 from sparsetrain.support import modes
 from sparsetrain.support.modes import python_dice, quietly
@@ -86,7 +86,7 @@ def record(
     recorder.returns(output)
     program.wanted = outputs
     program.outputs = [recorder.value(tensor) for tensor in tensors_of(matter)]
-    if not program.outputs and outputs is not None:
+    if not program.outputs and outputs is not None and matters(outputs):
         raise ValueError(f"plan: outputs: {outputs!r} chooses no tensor of what the model returns")
     mark_unused(program, {name for name, _ in model.named_parameters()})
     return program

@@ -46,14 +46,14 @@ class _Replay:
                 found[value] = tensor
             for value in last.get(number, ()):
                 found.pop(value, None)
-        found |= {v: v.held for v in program.outputs if v.held is not None}
-        return [found[v] for v in program.outputs]
+        found |= {v: v.held for v in program.compared if v.held is not None}
+        return [self._gathered(v, found[v]) for v in program.compared]
 
     def _last_uses(self) -> dict[int, list[Value]]:
         uses = {
             v: n for n, s in enumerate(self.walk.program.steps) for v in (*s.values, *s.outputs)
         }
-        kept = set(self.walk.program.outputs)
+        kept = set(self.walk.program.compared)
         last: dict[int, list[Value]] = {}
         for value, number in uses.items():
             if value not in kept:

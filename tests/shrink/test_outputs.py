@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsetrain import load_plan, plan
+from sparsetrain import checkpoint, load_plan, plan
 from sparsetrain.scores import Random
 from sparsetrain.shrink import trace
 from sparsetrain.shrink.outputs import chosen
@@ -87,6 +87,31 @@ def test_the_proof_compares_what_matters():
         removal.apply()
 
 
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_where_none_matters_all_may_lose_channels(as_graph):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(8, 16), nn.Linear(16, 16), nn.LayerNorm(16)
+
+        def forward(self, x):
+            x = self.a(x)
+            x = x + self.b(x)
+            return {"states": x, "pooled": self.norm(x)}
+
+    net = Encoder()
+    assert trace(net, X).free == ()
+    removal = plan(net, X, Random(), channels=0.5, round_to=1, outputs=[])
+    assert removal.verify(as_graph=as_graph) < 1e-5
+    result = removal.apply(as_graph=as_graph)(X)
+    assert result["states"].shape == result["pooled"].shape == (2, 8)
+    again = Encoder()
+    other = plan(again, X, Random(), channels=0.5, round_to=1, outputs=())
+    again.norm.forward = lambda x: x
+    with pytest.raises(RuntimeError, match="fails its proof"):
+        other.apply()
+
+
 def test_a_part_of_an_output_locks_what_it_takes():
     """A function's own operations are followed as those of the model are."""
     graph = trace(Streams("tuple"), X, outputs=lambda result: result[1].sum(1))
@@ -115,7 +140,6 @@ def test_plans_are_loaded_for_the_same_outputs(tmp_path):
         ),
         ("named", "states", "There are logits, hidden."),
         ("tuple", 2, "outputs: the model returns no output 2: it is a tuple of 2"),
-        ("tuple", (), r"outputs: \(\) chooses no tensor of what the model returns"),
         ("tuple", lambda result: 3, "chooses no tensor of what the model returns"),
     ],
 )
@@ -128,3 +152,21 @@ def test_outputs_are_said_once():
     net = Streams("tuple")
     with pytest.raises(ValueError, match="a graph knows which outputs matter"):
         plan(net, X, Random(), channels=0.5, graph=trace(net, X), outputs=0)
+
+
+@pytest.mark.parametrize("outputs", ["logits", ["logits"], 0])
+def test_saved_graphs_know_which_outputs_mattered(outputs, tmp_path):
+    _, removal = halved("dict", outputs, as_graph=True)
+    graph = removal.apply(as_graph=True)
+    checkpoint.save_model(tmp_path / "graph", graph)
+    again = checkpoint.load_graph(tmp_path / "graph", Streams("dict"))
+    assert torch.equal(again(X)["logits"], graph(X)["logits"])
+
+
+def test_no_file_holds_a_function(tmp_path):
+    _, removal = halved("dict", lambda result: result["logits"], as_graph=True)
+    checkpoint.save_model(tmp_path / "graph", removal.apply(as_graph=True))
+    with pytest.raises(
+        checkpoint.CheckpointError, match="a function chose the outputs that matter"
+    ):
+        checkpoint.load_graph(tmp_path / "graph", Streams("dict"))
