@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from sparsetrain.distributed import ranks_of
 from sparsetrain.methods.method import Method, overflowed
 
-MANY = 16  # calls of one hook without the other, after which it is said before training goes on
+MANY = 8  # calls of one hook without the other, after which it is said before training goes on
 
 
 @dataclass

@@ -7,7 +7,7 @@ the checkpoint, and only counters from the method.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
@@ -48,6 +48,8 @@ class Shrinking(Loop):
     min_channels: int = field(default=1, kw_only=True)
     protect: Protect = field(default=(), kw_only=True)
     seed: int = field(default=0, kw_only=True)
+
+    NEEDS_OPTIMIZER: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, Channel):
@@ -120,7 +122,7 @@ class Shrinking(Loop):
                 rescale_(model, before)
         elif reinit == "fresh":
             redraw_(s.model, s.laws, seed=self.seed + 1_000_003 * len(s.memory["records"]))
-            for parameter in s.model.parameters():
+            for parameter in s.model.parameters() if s.optimizer else ():
                 s.optimizer.state.pop(parameter, None)
             if s.ema is not None:
                 s.ema.load_state_dict(s.model.state_dict())

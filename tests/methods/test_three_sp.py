@@ -67,3 +67,12 @@ def test_every_variant_shrinks_to_the_asked_share(options):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         ThreeSP(cross_entropy, (X, Y), **options)
+
+
+@pytest.mark.parametrize("reinit", ["keep", "rescale", "fresh"])
+def test_it_needs_no_optimizer(reinit):
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    batch = (torch.randn(16, 8), torch.arange(16) % 3)
+    method = ThreeSP(nn.functional.cross_entropy, batch, flops=0.5, round_to=1, reinit=reinit)
+    method.start(model)
+    assert model[0].out_features < 20
