@@ -21,6 +21,8 @@ from sparsetrain.shrink.conformance import entries as entries
 from sparsetrain.shrink.conformance import joins as joins
 from sparsetrain.shrink.conformance import layers as layers
 from sparsetrain.shrink.conformance import numbers as numbers
+from sparsetrain.shrink.conformance import recurrence as recurrence
+from sparsetrain.shrink.conformance import tokens as tokens
 from sparsetrain.shrink.conformance import widths as widths
 from sparsetrain.shrink.conformance.check import check as check
 from sparsetrain.shrink.conformance.check import compare as compare

@@ -1,4 +1,4 @@
-"""Hard graphs: attention, gated layers, recurrence."""
+"""Hard graphs: attention and gated layers."""
 
 from collections.abc import Callable
 
@@ -166,25 +166,6 @@ def rotary_by_neighbours() -> nn.Module:
     return _rotary(rotated)
 
 
-@hard(sequence)
-def torch_multi_head_attention() -> nn.Module:
-    """`nn.MultiheadAttention`, whose code takes one width for both inside and outside."""
-
-    def forward(n, x):
-        y = n.stem(x)
-        return n.out(y + n.attention(y, y, y, need_weights=False)[0])
-
-    layer = nn.MultiheadAttention(16, 4, batch_first=True)
-    return Net(forward, stem=nn.Linear(6, 16), attention=layer, out=nn.Linear(16, 2))
-
-
-@hard(sequence)
-def torch_transformer_layers() -> nn.Module:
-    """Two of torch's encoder layers, norms first."""
-    layers = [nn.TransformerEncoderLayer(16, 4, 24, 0.0, batch_first=True) for _ in range(2)]
-    return nn.Sequential(nn.Linear(6, 16), *layers, nn.Linear(16, 2))
-
-
 @hard(lambda: (torch.randn(2, 5, 6), torch.randn(2, 7, 8)))
 def cross_attention() -> nn.Module:
     """Queries of one sequence, keys and values of another."""
@@ -248,65 +229,3 @@ def fused_gated_mlp() -> nn.Module:
         return n.down(value * F.gelu(gate))
 
     return Net(forward, up=nn.Linear(6, 24), down=nn.Linear(12, 2))
-
-
-def _recurrent(layer: nn.Module, width: int) -> nn.Module:
-    return Net(
-        lambda n, x: n.out(n.layer(n.stem(x))[0]),
-        **{"stem": nn.Linear(6, 8), "layer": layer, "out": nn.Linear(width, 2)},
-    )
-
-
-@hard(sequence)
-def lstm() -> nn.Module:
-    """Four gates and a state, that lose the same units."""
-    return _recurrent(nn.LSTM(8, 12, batch_first=True), 12)
-
-
-@hard(sequence)
-def lstm_of_two_layers_both_ways() -> nn.Module:
-    """Forward and backward states side by side enter the second layer."""
-    return _recurrent(nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True), 12)
-
-
-@hard(sequence)
-def lstm_with_projection() -> nn.Module:
-    """Its state is narrower than its cells."""
-    return _recurrent(nn.LSTM(8, 12, batch_first=True, proj_size=6), 6)
-
-
-@hard(sequence)
-def gru() -> nn.Module:
-    """Three gates, one of which multiplies the state."""
-    return _recurrent(nn.GRU(8, 12, batch_first=True), 12)
-
-
-@hard(sequence)
-def gru_of_two_layers_both_ways() -> nn.Module:
-    """The last states of all layers and directions, joined."""
-
-    def forward(n, x):
-        state = n.layer(n.stem(x))[1]
-        return n.out(state.transpose(0, 1).flatten(1))
-
-    layer = nn.GRU(8, 6, 2, batch_first=True, bidirectional=True)
-    return Net(forward, stem=nn.Linear(6, 8), layer=layer, out=nn.Linear(24, 2))
-
-
-@hard(sequence)
-def elman() -> nn.Module:
-    """`nn.RNN` with a ReLU."""
-    return _recurrent(nn.RNN(8, 12, nonlinearity="relu", batch_first=True), 12)
-
-
-@hard(sequence)
-def lstm_cell() -> nn.Module:
-    """A loop in Python over the steps of a sequence."""
-
-    def forward(n, x):
-        state = n.cell(x[:, 0])
-        for t in range(1, x.shape[1]):
-            state = n.cell(x[:, t], state)
-        return n.out(state[0])
-
-    return Net(forward, cell=nn.LSTMCell(6, 12), out=nn.Linear(12, 2))
