@@ -58,7 +58,7 @@ class State(loop.State):
         """Clear the gradients of what is pruned."""
         for name, mask in self.whole.items():
             grad = self.parameters[name].grad
-            if grad is not None and name in self.pruned:
+            if grad is not None and name in self.pruned and grad.layout == torch.strided:
                 mask_(grad, mask)
 
     def revived(self, marks: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, int]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from sparsetrain.shrink import arguments
+from sparsetrain.support.modes import unfused
 
 
 def call(model: nn.Module, batch: Any) -> None:
@@ -34,7 +35,8 @@ def hooked(
 
     handles = [m.register_forward_pre_hook(hook, with_kwargs=True) for m in modules]
     try:
-        yield
+        with unfused():
+            yield
     finally:
         for handle in handles:
             handle.remove()

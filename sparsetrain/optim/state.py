@@ -30,8 +30,8 @@ def local(tensor: Tensor) -> Tensor:
 
 def clear_(parameter: Tensor, mask: Tensor, optimizer: Optimizer | None) -> None:
     """Zero a parameter, its gradient and the optimizer's state of it where mask is false."""
-    grad = [] if parameter.grad is None else [parameter.grad]
-    for tensor in (parameter.data, *grad, *state_like(optimizer, parameter)):
+    grads = [g for g in (parameter.grad,) if g is not None and g.layout == torch.strided]
+    for tensor in (parameter.data, *grads, *state_like(optimizer, parameter)):
         mask_(tensor, mask)
 
 

@@ -80,6 +80,36 @@ def _quietly(
                 buffer.copy_(before)
 
 
+class _Fused:
+    """Torch's switch for its fused path of transformers, which is the process's own."""
+
+    lock = threading.Lock()
+    off = 0  # how many threads have turned it off
+    before = True
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Transformers call their layers with tensors, so that hooks see them.
+
+    Torch's fused path does not call them, and packs a padded batch into what is no tensor. Of
+    several threads the first turns it off, the last one on.
+    """
+    switch = torch.backends.mha
+    with _Fused.lock:
+        if not _Fused.off:
+            _Fused.before = switch.get_fastpath_enabled()
+        _Fused.off += 1
+        switch.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        with _Fused.lock:
+            _Fused.off -= 1
+            if not _Fused.off:
+                switch.set_fastpath_enabled(_Fused.before)
+
+
 @contextmanager
 def _plainly() -> Iterator[None]:
     """Outside inference mode, and without the copies that autocast keeps of weights.

@@ -19,7 +19,10 @@ from sparsetrain.optim import replace_, set_data_
 ORIGIN = (
     "_origin"  # hangs beside a sparse layer's attributes, no submodule and no part of its state
 )
-ACTIVATION = "_fused_activation"  # which one torch's fused path knows, 0 for none
+FUSED: dict[type[nn.Module], tuple[str, Any]] = {  # what lets torch take its fused path, and not
+    nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
+    nn.TransformerEncoder: ("use_nested_tensor", False),
+}
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -160,14 +163,17 @@ def _exchange(model: nn.Module, modules: Mapping[Any, nn.Module]) -> None:
         for name, child in parent._modules.items():
             if child is not None and child in modules:
                 parent._modules[name] = modules[child]
-        if isinstance(parent, nn.TransformerEncoderLayer):
-            _choose_path(parent)
+    for module in model.modules():
+        for kind, (attribute, off) in FUSED.items():
+            if isinstance(module, kind):
+                _choose_path(module, attribute, off)
 
 
-def _choose_path(layer: nn.TransformerEncoderLayer) -> None:
+def _choose_path(module: nn.Module, attribute: str, off: Any) -> None:
     """Torch's fused path reads the linear layers' weights itself: not where they are sparse."""
-    own, sparse = vars(layer), any(isinstance(m, SparseLayer) for m in layer.children())
-    if sparse and ACTIVATION not in own:
-        own[ACTIVATION], layer.activation_relu_or_gelu = layer.activation_relu_or_gelu, 0
-    elif not sparse and ACTIVATION in own:
-        layer.activation_relu_or_gelu = own.pop(ACTIVATION)
+    own, kept = vars(module), f"_fused_{attribute}"
+    sparse = any(isinstance(m, SparseLayer) for m in module.modules())
+    if sparse and kept not in own:
+        own[kept], own[attribute] = getattr(module, attribute), off
+    elif not sparse and kept in own:
+        own[attribute] = own.pop(kept)

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from sparsetrain.nn import Blocked, SparseLayer
 from sparsetrain.nn.packed import widest
 from sparsetrain.shrink.record import arguments
+from sparsetrain.support.modes import unfused
 from sparsetrain.support.nearest import unknown
 from sparsetrain.support.wrapped import bare_modules, bare_parameters
 
@@ -138,7 +139,8 @@ def watching(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, Calls]]:
         layer.register_forward_pre_hook(partial(note, name)) for name, layer in layers.items()
     ]
     try:
-        yield found
+        with unfused():
+            yield found
     finally:
         for handle in handles:
             handle.remove()

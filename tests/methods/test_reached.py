@@ -202,6 +202,15 @@ def test_calibrated_methods_leave_attention_dense_and_say_so(kind):
     assert list(method.masks) == ["0.linear1.weight", "0.linear2.weight"]
 
 
+def test_calibration_of_a_padded_batch():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    batch = {"src": X, "src_key_padding_mask": torch.arange(4) > torch.tensor([[1], [3], [2], [0]])}
+    method = methods.Wanda(0.5, [batch], exclude="*self_attn")
+    method.start(model)
+    assert sparsity(method.masks) == 0.5
+
+
 @pytest.mark.parametrize("name", ["magnitude", "snip", "synflow", "prospr", "gse", "srigl", "imp"])
 def test_a_methods_names_are_bare_inside_of_a_model_too(name):
     """However it is wrapped, with the masks that it would have alone."""
@@ -217,6 +226,21 @@ def test_a_methods_names_are_bare_inside_of_a_model_too(name):
         method.resume(model, OPTIMIZERS["torch"](model), method.state_dict())
     assert list(found[0]) == ["1.weight", "2.0.weight"]
     assert all(torch.equal(masks[n], found[0][n]) for masks in found for n in masks)
+
+
+def test_an_embedding_with_sparse_gradients():
+    """Rows that a step does not touch stay as they are, and what is pruned stays 0."""
+    model = nn.Sequential(nn.Embedding(8, 4, sparse=True))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    method = methods.Magnitude(0.5, include=nn.Embedding)
+    method.start(model, optimizer)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.tensor([0, 1])).sum().backward()
+        method.after_backward()
+        optimizer.step()
+        method.after_step()
+    assert int((model[0].weight == 0).sum()) == 16
 
 
 def test_a_floor_for_a_name_in_a_wrapper():

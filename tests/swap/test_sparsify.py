@@ -338,6 +338,34 @@ def test_a_transformer_runs_in_both_modes():
             assert torch.equal(model.eval()(x), model(x))
 
 
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x, pad):
+        return self.encoder(x, src_key_padding_mask=pad)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
+def test_a_padded_batch_is_not_packed_for_sparse_layers():
+    """Torch's encoder packs it into a nested tensor, which no sparse layer takes."""
+    model, pad = Padded().eval(), torch.tensor([[False] * 5, [False] * 2 + [True] * 3])
+    sample = {"x": torch.randn(2, 5, 16), "pad": pad}
+    method = st.methods.Magnitude(0.5, allocation="uniform")
+    method.start(model)
+    with torch.no_grad():
+        wanted = model(**sample)
+        report = st.sparsify(model, method.masks, sample, force="sparse", cache=None)
+        assert report.forms["encoder.layers.1.linear1"] == "unstructured"
+        torch.testing.assert_close(model(**sample)[~pad], wanted[~pad])
+        st.densify(model)
+        assert torch.equal(model(**sample), wanted)
+    assert model.encoder.use_nested_tensor
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_names_are_bare_inside_of_a_wrapper():
     model = nn.Sequential(nn.Linear(8, 8), nn.DataParallel(nn.Sequential(nn.Linear(8, 8))))
     method = st.methods.Magnitude(0.5, allocation="uniform")
