@@ -56,7 +56,7 @@ def _meet(who: str) -> None:
     store = torch.distributed.distributed_c10d._get_default_store()
     number, rank = next(_meetings), dist.get_rank()
     keys = [f"sparsetrain/{who}/{number}/{other}" for other in range(dist.get_world_size())]
-    store.set(keys[rank], b"1")
+    store.set(keys[rank], "1")
     try:
         store.wait(keys, WAIT)
     except RuntimeError as error:

@@ -194,7 +194,7 @@ class GraSP(Probing):
                 products = torch.autograd.grad(flow, by, materialize_grads=True)
                 for name, product in zip(total, products, strict=True):
                     total[name] += product
-        mean_over_(self._ranks, list(total.values()))
+        mean_over_(self._together, list(total.values()))
         return total
 
 
@@ -249,7 +249,7 @@ class ProsPr(Probing):
             loss = self._loss(batches[self.steps % len(batches)], tensors)
             by = list(gates.values())
             grads = torch.autograd.grad(loss, by, materialize_grads=True)
-        mean_over_(self._ranks, grads)
+        mean_over_(self._together, grads)
         scores = {n: g.abs() for n, g in zip(gates, grads, strict=True)}
         self._change(self._choose(self.sparsity, scores=scores))
 
@@ -274,8 +274,10 @@ class ProsPr(Probing):
 
     def _mean(self, grad: Tensor) -> Tensor:
         """Over ranks, and differentiable as the gradient is."""
-        if self._ranks is None:
+        if self._together is None:
             return grad
         from torch.distributed.nn.functional import all_reduce  # loads much that one process spares
 
-        return all_reduce(grad.contiguous(), group=self._ranks) / dist.get_world_size(self._ranks)
+        return all_reduce(grad.contiguous(), group=self._together) / dist.get_world_size(
+            self._together
+        )

@@ -149,24 +149,26 @@ class Calibrated(Masking):
                 counting = _mask_of(batches[number], self.mask)
         for layer, name in layers.items():
             if name not in totals:  # another rank's batches reach it
-                totals[name] = self._statistic(columns(layer, _nothing(layer)))
-        parts = [torch.tensor(sequences[n], dtype=torch.float64) for n in totals]
-        mean_over_(self._ranks, [*totals.values(), *parts])
-        return {
-            n: total / float(part) for (n, total), part in zip(totals.items(), parts, strict=True)
-        }
+                totals[name] = self._statistic(
+                    columns(layer, _nothing(layer, self._state.reach.weights[name]))
+                )
+        means = [totals[n] for n in sequences]  # in one order on all ranks
+        counts = [torch.tensor(c, dtype=torch.float64) for c in sequences.values()]
+        mean_over_(self._together, [*means, *counts])
+        pairs = zip(sequences, means, counts, strict=True)
+        return {name: mean / float(count) for name, mean, count in pairs}
 
     def _check_reached(self, chain: Chain, owned: dict[nn.Module, str]) -> None:
         """Every layer gets inputs, on some rank, and all ranks calibrate in one order."""
         found = dict.fromkeys(owned.values(), 0.0)
         found |= {name: 1.0 for layer, name in owned.items() if layer not in chain.unreached}
         reached = torch.tensor(list(found.values()), dtype=torch.float64)
-        mean_over_(self._ranks, [reached])
+        mean_over_(self._together, [reached])
         for name, share in zip(found, reached.tolist(), strict=True):
             if not share:
                 raise self._wrong(f"the layer of {name} is not called on the batches; exclude it")
         names = {module: name for name, module in self._state.model.named_modules()}
-        if not equal_over(self._ranks, [[names[m] for m in unit] for unit in chain.units]):
+        if not equal_over(self._together, [[names[m] for m in unit] for unit in chain.units]):
             raise self._wrong(
                 "the ranks' batches reach the blocks in different orders; give all the same batches"
             )
@@ -187,12 +189,13 @@ class Calibrated(Masking):
         return owned
 
 
-def _nothing(layer: nn.Module) -> Tensor:
+def _nothing(layer: nn.Module, weight: Weight) -> Tensor:
     """An input that adds nothing to a statistic."""
+    zeros = weight.parameter.new_zeros
     if isinstance(layer, nn.Conv2d):
         size = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return layer.weight.new_zeros(1, layer.in_channels, *size)
-    return layer.weight.new_zeros(1, layer.weight.shape[0 if is_transformers_conv1d(layer) else 1])
+        return zeros(1, layer.in_channels, *size)
+    return zeros(1, weight.shape[1])
 
 
 def _mask_of(batch: Any, name: str) -> Tensor | None:

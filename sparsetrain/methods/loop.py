@@ -164,7 +164,7 @@ class Loop(Method):
         return self.__dict__["state"]
 
     @property
-    def _ranks(self) -> Any:
+    def _together(self) -> Any:
         """The ranks that choose together by their data; None for one process."""
         s = self._state
         if not s.ranks:

@@ -77,7 +77,7 @@ class Probing(Masking):
                 grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 total = [t + g for t, g in zip(total, grads, strict=True)] if total else list(grads)
         total = [t.contiguous() for t in total]
-        mean_over_(self._ranks, total)
+        mean_over_(self._together, total)
         return dict(zip(weights, total, strict=True))
 
 

@@ -107,7 +107,8 @@ class SRigL(RigL):
             gamma = 0.0 if name == last else self.gamma
             weight = self._state.reach.weights[name]
             w, g = magnitudes[name].abs(), growth[name].abs()
-            layer = _Layer(*map(weight.turned, (w, g, mask)), budgets[name])
+            w, g, live_ones = (weight.turned(t) for t in (w, g, mask))
+            layer = _Layer(w, g, live_ones, budgets[name])
             moved[name] = weight.back(layer.moved(keep, gamma))
         return moved
 

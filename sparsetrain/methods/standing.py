@@ -64,7 +64,7 @@ def stood_in(model: nn.Module, given: Mapping[nn.Module, Any]) -> Iterator[None]
         (held, name, child)
         for held in (model.modules() if given else ())
         for name, child in held._modules.items()
-        if child in given
+        if child is not None and child in given
     ]
     try:
         for held, name, child in places:
@@ -78,7 +78,7 @@ def stood_in(model: nn.Module, given: Mapping[nn.Module, Any]) -> Iterator[None]
 @contextmanager
 def without_cache(model: nn.Module) -> Iterator[None]:
     """No keys and values of earlier tokens are kept, where a model's config can say so."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     cached = getattr(config, "use_cache", None)
     if cached:
         config.use_cache = False

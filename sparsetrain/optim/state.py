@@ -50,7 +50,9 @@ def mask_(tensor: Tensor, mask: Tensor) -> None:
 @torch.no_grad()
 def reset_(optimizer: Optimizer | None) -> None:
     """Momentum back to 0 for all parameters; an optimizer with other state starts as a new one."""
-    for parameter, own in [] if optimizer is None else list(optimizer.state.items()):
+    if optimizer is None:
+        return
+    for parameter, own in list(optimizer.state.items()):
         if own.keys() - {"momentum_buffer"}:
             del optimizer.state[parameter]
         elif own.get("momentum_buffer") is not None:

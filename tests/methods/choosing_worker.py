@@ -65,6 +65,27 @@ class Routed(nn.Module):
         return self.o(self.a(x) if x.sum() > 0 else self.b(x))
 
 
+class Experts(nn.Module):
+    """Rank 0's batch goes through one of the two, rank 1's through the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 12), nn.Conv2d(1, 4, (1, 3), padding=(0, 1), bias=False)
+
+    def forward(self, x):
+        if x.mean() > 0:
+            return x + self.a(x).abs()
+        return x - self.b(x[:, None, None]).mean(1)[:, 0].abs()
+
+
+def mixture():
+    torch.manual_seed(0)
+    return nn.Sequential(Experts(), Experts()).double()
+
+
+SIGNED = [HALVES[0][0].abs(), -HALVES[1][0].abs()]
+
+
 def main(rank, world, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder) / "store"), world)
@@ -75,10 +96,13 @@ def main(rank, world, folder):
     found["snip, not wrapped"] = masks(PRUNED["snip"], network(), own)
     for name, make in PLANNED.items():
         found[name] = kept(make, network(), own)
+    wanda = lambda batches: methods.Wanda(0.5, batches)  # noqa: E731
+    wrapped = DistributedDataParallel(mixture(), find_unused_parameters=True)
+    found["experts"] = masks(wanda, wrapped, [SIGNED[rank]])
     routed = DistributedDataParallel(Routed(), find_unused_parameters=True)
     x = [HALVES[0][0].float().abs() * (1 - 2 * rank)]
     try:
-        masks(lambda batches: methods.Wanda(0.5, batches), routed, x)
+        masks(wanda, routed, x)
     except ValueError as error:
         found["routed"] = str(error)
     dist.destroy_process_group()
@@ -86,6 +110,7 @@ def main(rank, world, folder):
     wanted |= {name: kept(make, network(), [WHOLE]) for name, make in PLANNED.items()}
     wanted["taylor"] = kept(PLANNED["taylor"], network(), HALVES)
     wanted["snip, not wrapped"] = wanted["snip"]
+    wanted["experts"] = masks(wanda, mixture(), SIGNED)
     torch.save((found, wanted), Path(folder) / f"{rank}.pt")
 
 

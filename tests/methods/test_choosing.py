@@ -13,7 +13,7 @@ from sparsetrain.distributed import agree
 WORKER = Path(__file__).with_name("choosing_worker.py")
 NAMES = [
     *("snip", "snip, not wrapped", "grasp", "iter-snip", "force", "prospr", "prospr, momentum"),
-    *("wanda", "sparsegpt", "taylor", "3sp"),
+    *("wanda", "sparsegpt", "experts", "taylor", "3sp"),
 ]
 
 
