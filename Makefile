@@ -5,6 +5,7 @@
 # make format     put the code into that style
 # make gallery    write docs/gallery.md; .venv needs torchvision, timm and transformers
 # make sanitize   run the loops of csrc under AddressSanitizer and UBSan, for each instruction set
+# make fuzz       random calls of all ops under the same      make fuzz ARGS="--calls 1000000"
 # make build      only set up: .venv with the package compiled in it
 # make clean      remove what builds and caches leave behind
 # make distclean  remove .venv too
@@ -12,7 +13,7 @@
 # Each sets up first what it needs. PYTHON=python3.12 make ... picks the interpreter, CXX the compiler.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-isas lint format gallery sanitize build clean distclean
+.PHONY: help demo test test-isas lint format gallery sanitize fuzz build clean distclean
 
 cpp := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
@@ -69,6 +70,17 @@ sanitize:
 			tests/csrc/$$test.cpp -o build/sanitize_$$test || exit 1; \
 		for isa in default avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize_$$test || exit 1; done \
 	done
+
+# Leaks of the interpreter's are none of ours; a call for more memory than there is gets none.
+runtime = $(shell $(or $(CXX),c++) -print-file-name=lib$(1).so)
+fuzz: $(ready)
+	@mkdir -p build
+	@SPARSETRAIN_SANITIZE=1 SPARSETRAIN_CUDA=0 .venv/bin/python setup.py -q build_ext \
+		--build-lib build/sanitized --build-temp build/sanitized/temp > build/sanitized.log 2>&1 \
+		|| { tail -40 build/sanitized.log; exit 1; }
+	@LD_PRELOAD="$(call runtime,asan) $(call runtime,ubsan)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 \
+		.venv/bin/python tests/fuzz/run.py --library build/sanitized/sparsetrain/_C.abi3.so $(ARGS)
 
 build: $(ready)
 

@@ -1,7 +1,7 @@
 """Compile csrc/torch and kernels/*.cu into sparsetrain._C. Everything else is in pyproject.toml.
 
 SPARSETRAIN_CUDA=0 leaves the CUDA half out and =1 insists on it; by default it is built where
-nvcc is.
+nvcc is. SPARSETRAIN_SANITIZE=1 builds for AddressSanitizer and UBSan: `make fuzz`.
 """
 
 import os
@@ -38,11 +38,15 @@ flags = {
         "-ffp-contract=off",
         "-fno-math-errno",
         "-Wall",
+        "-fvisibility=hidden",
         TORCH_2_11,
         "-DPy_LIMITED_API=0x030A0000",
     ]
 }
-libraries, library_dirs = [], []
+libraries, library_dirs, link = [], [], []
+if os.environ.get("SPARSETRAIN_SANITIZE") == "1":
+    link = ["-fsanitize=address,undefined"]
+    flags["cxx"] += [*link, "-fno-sanitize=vptr", "-fno-sanitize-recover=all", "-O1", "-g1"]
 if sys.platform == "linux":
     flags["cxx"].append("-fopenmp")
 
@@ -74,6 +78,7 @@ setup(
             "sparsetrain._C",
             [str(s) for s in sources],
             extra_compile_args=flags,
+            extra_link_args=link,
             libraries=libraries,
             library_dirs=library_dirs,
             py_limited_api=True,

@@ -16,7 +16,7 @@ namespace sparsetrain {
 
 enum class StepDtype : int64_t { kFloat, kDouble, kBFloat16, kHalf };
 
-// A row of the table, which Python writes as int64: COLUMNS in sparsetrain/ops/parameter_table.py.
+// A row of the table.
 struct Parameter {
   void* weight;         // [numel] dtype, as are gradient and state
   void* grad;           // read; written too where it is unscaled

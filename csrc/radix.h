@@ -68,7 +68,8 @@ struct Range {
   // Narrows to the digit of the k-th largest; k becomes its rank there. Returns how many are left.
   int64_t narrow(int64_t& k, const Histogram::Total& counts) {
     uint32_t digit = Histogram::kBins - 2;
-    while (counts[digit] < k) k -= counts[digit--];
+    // Ends there at the latest, should another thread have changed the scores since.
+    while (digit > 0 && counts[digit] < k) k -= counts[digit--];
     first += digit << shift();
     bits = shift();
     return counts[digit];

@@ -35,7 +35,7 @@ SPARSETRAIN_LOOP void count_nan(const uint32_t* keys, int64_t n, int64_t* nan) {
 SPARSETRAIN_LOOP void count_true(const bool* within, int64_t n, int64_t* count) {
   const auto* candidate = reinterpret_cast<const uint8_t*>(within);
   int64_t found = 0;
-  for (int64_t i = 0; i < n; i++) found += candidate[i];
+  for (int64_t i = 0; i < n; i++) found += candidate[i] != 0;
   *count += found;
 }
 

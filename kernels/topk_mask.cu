@@ -1,5 +1,6 @@
 // topk_mask as a PyTorch op on CUDA; the kernels are in topk_mask.cuh and topk_radix.cuh. Built on
 // torch's stable ABI: one binary serves every torch >= 2.11.
+#include "../csrc/torch/topk_mask.h"
 #include "tensors.cuh"
 #include "topk_radix.cuh"
 
@@ -22,8 +23,7 @@ std::vector<Part> parts_of(const std::vector<Tensor>& weights, const std::vector
     const bool* in = within.empty() ? nullptr : within[i].const_data_ptr<bool>();
     bool* out = keep[i].mutable_data_ptr<bool>();
     const bool aligned = is_aligned(x) && is_aligned(y) && is_aligned(in) && is_aligned(out);
-    parts.push_back({x, y, in, out, numel, base, 0, int32_t(i),
-                     dtype_of(weights[i], "topk_mask: weights"), aligned});
+    parts.push_back({x, y, in, out, numel, base, 0, int32_t(i), dtype_of(weights[i]), aligned});
     base += numel;
   }
   return parts;
@@ -64,6 +64,9 @@ void run(const Job& job, int64_t wide, cudaStream_t stream) {
 Masks topk_mask_cuda(std::vector<Tensor> weights, std::vector<Tensor> grads,
                      std::vector<Tensor> within, int64_t k, int64_t score, double alpha,
                      double beta, double gamma) {
+  const TopkLists lists{"topk_mask", weights, grads, within, score, alpha, beta, gamma};
+  lists.check();
+  check_k(lists.op, k);
   const Device device(weights[0]);
   std::vector<Tensor> keep;
   for (const Tensor& w : weights)

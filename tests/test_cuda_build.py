@@ -27,7 +27,6 @@ STREAMING = {
     "gather_channels": ["gather_channels_kernel"],
     "masked_adamw": ["masked_adamw_kernel"],
     "masked_sgd": ["masked_sgd_kernel"],
-    "parameter_table": [],
     "topk_mask": ["stream_kernel", "radix_kernel", "write_kernel"],
 }
 

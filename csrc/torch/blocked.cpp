@@ -19,8 +19,12 @@ void with_bits(const Tensor& t, const F& f) {
     f(uint64_t());
 }
 
-// x is contiguous or channels_last.
 Tensor to_blocked_cpu(const Tensor& x, int64_t lanes, Sizes halo) {
+  Check("to_blocked", "x", x).axes(4, 4).dtype(kBlockedTypes).contiguous_or_channels_last();
+  check_pair("to_blocked", "halo", halo);
+  check_lanes("to_blocked", lanes);
+  STD_TORCH_CHECK(x.size(0) % lanes == 0, "to_blocked: lanes must divide N=", x.size(0), ", got ",
+                  lanes);
   const Blocking s{x.size(0) / lanes, x.size(1), x.size(2), x.size(3), lanes, halo[0], halo[1]};
   Tensor data = empty_blocked(x, s);
   if (x.numel() == 0) return torch::stable::zero_(data);
@@ -38,7 +42,7 @@ Tensor to_blocked_cpu(const Tensor& x, int64_t lanes, Sizes halo) {
 
 Tensor from_blocked_cpu(const Tensor& data, Sizes halo, bool channels_last) {
   using torch::headeronly::MemoryFormat;
-  const Blocking s = blocking_of(data, halo);
+  const Blocking s = blocking_of({"from_blocked", "data"}, data, halo);
   Tensor x =
       torch::stable::empty({s.blocks * s.lanes, s.channels, s.height, s.width}, data.scalar_type(),
                            std::nullopt, data.device(), std::nullopt,
@@ -57,9 +61,11 @@ Tensor from_blocked_cpu(const Tensor& data, Sizes halo, bool channels_last) {
 }
 
 Tensor with_halo_cpu(const Tensor& data, Sizes halo, Sizes new_halo) {
-  const Blocking from = blocking_of(data, halo), to = with_halo(from, new_halo);
+  check_pair("with_halo", "new_halo", new_halo);
+  const Blocking from = blocking_of({"with_halo", "data"}, data, halo);
+  const Blocking to = with_halo(from, new_halo);
   Tensor out = empty_blocked(data, to);
-  if (data.numel() == 0) return torch::stable::zero_(out);
+  if (data.numel() == 0 || from.height == 0) return torch::stable::zero_(out);
   with_bits(data, [&](auto bits) {
     move_halo(static_cast<const decltype(bits)*>(data.const_data_ptr()), from.plane(),
               static_cast<decltype(bits)*>(out.mutable_data_ptr()), to.plane(),

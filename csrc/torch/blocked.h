@@ -1,21 +1,39 @@
-// What the ops on blocked tensors share: shapes, results, threads.
+// What the ops on blocked tensors share: checks, shapes, results, threads.
 #pragma once
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "../blocked.h"
 #include "../floats.h"
+#include "checks.h"
 
 namespace sparsetrain {
 
-using torch::stable::Tensor;
-using Sizes = std::vector<int64_t>;
+constexpr std::initializer_list<ScalarType> kBlockedTypes = {ScalarType::Float, ScalarType::Double,
+                                                             ScalarType::BFloat16};
+constexpr int64_t kMostPixels = int64_t(1) << 31;  // of a halo, or a window
+constexpr int64_t kMostLanes = 1 << 20;
 
-// data: [blocks, channels, height + 2 hh, width + 2 hw, lanes]
-inline Blocking blocking_of(const Tensor& data, const Sizes& halo) {
+// Two numbers from 0 up: rows and columns.
+inline void check_pair(const char* op, const char* name, const Sizes& pair) {
+  STD_TORCH_CHECK(pair.size() == 2 && std::min(pair[0], pair[1]) >= 0 &&
+                      std::max(pair[0], pair[1]) < kMostPixels,
+                  op, ": ", name, " must be two numbers from 0 up, rows and columns, got ",
+                  Printed{pair});
+}
+
+inline void check_lanes(const char* op, int64_t lanes) {
+  STD_TORCH_CHECK(0 < lanes && lanes <= kMostLanes && (lanes & (lanes - 1)) == 0, op,
+                  ": lanes must be a power of two, got ", lanes);
+}
+
+// data: [blocks, channels, height + 2 hh, width + 2 hw, lanes], contiguous
+inline Blocking blocking_of(const Named& named, const Tensor& data, const Sizes& halo) {
+  Check(named, data).axes(5, 5).dtype(kBlockedTypes).contiguous();
+  check_pair(named.op, "halo", halo);
+  check_lanes(named.op, data.size(4));
+  STD_TORCH_CHECK(data.size(2) >= 2 * halo[0] && data.size(3) >= 2 * halo[1], named, " of shape ",
+                  Printed{sizes_of(data)}, " is smaller than its halo ", Printed{halo});
   return {data.size(0),
           data.size(1),
           data.size(2) - 2 * halo[0],
@@ -31,10 +49,13 @@ inline Blocking with_halo(Blocking s, const Sizes& halo) {
   return s;
 }
 
+inline Sizes shape_of(const Blocking& s) {
+  return {s.blocks, s.channels, s.height + 2 * s.hh, s.width + 2 * s.hw, s.lanes};
+}
+
 // Of t's dtype, nothing in it yet.
 inline Tensor empty_blocked(const Tensor& t, const Blocking& s) {
-  return torch::stable::new_empty(
-      t, {s.blocks, s.channels, s.height + 2 * s.hh, s.width + 2 * s.hw, s.lanes});
+  return torch::stable::new_empty(t, shape_of(s));
 }
 
 template <typename T>

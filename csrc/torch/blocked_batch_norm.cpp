@@ -19,21 +19,34 @@ const T* maybe(const Maybe& t) {
   return t ? read<T>(*t) : nullptr;
 }
 
-// Zeros of what data is computed in.
-Tensor channels_like(const Tensor& data, int64_t channels) {
-  using torch::headeronly::ScalarType;
+// What data's numbers are computed in, and a channel's are.
+ScalarType computed_in(const Tensor& data) {
   const ScalarType dtype = data.scalar_type();
-  return torch::stable::new_zeros(data, {channels},
-                                  dtype == ScalarType::BFloat16 ? ScalarType::Float : dtype);
+  return dtype == ScalarType::BFloat16 ? ScalarType::Float : dtype;
 }
 
-// Every tensor is contiguous and of data's dtype, or fp32 beside bf16. Without mean and var, those
-// of data.
+void check_channels(const char* op, const char* name, const Maybe& t, const Tensor& data) {
+  if (t) Check(op, name, *t).dtype({computed_in(data)}).shape({data.size(1)}).contiguous();
+}
+
+Tensor channels_like(const Tensor& data, int64_t channels) {
+  return torch::stable::new_zeros(data, {channels}, computed_in(data));
+}
+
+// Without mean and var, those of data.
 std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Maybe weight,
                                                           Maybe bias, Maybe mean, Maybe var,
                                                           double eps, bool relu, Sizes halo,
                                                           Sizes new_halo) {
-  const Blocking s = blocking_of(data, halo), to = with_halo(s, new_halo);
+  constexpr const char* op = "blocked_batch_norm";
+  const Blocking s = blocking_of({op, "data"}, data, halo);
+  check_pair(op, "new_halo", new_halo);
+  check_channels(op, "weight", weight, data);
+  check_channels(op, "bias", bias, data);
+  check_channels(op, "mean", mean, data);
+  check_channels(op, "var", var, data);
+  STD_TORCH_CHECK(bool(mean) == bool(var), op, ": mean and var are needed both, or neither");
+  const Blocking to = with_halo(s, new_halo);
   const bool moments = !mean;
   Tensor y = empty_blocked(data, to);
   Tensor m = mean ? torch::stable::clone(*mean) : channels_like(data, s.channels);
@@ -55,7 +68,15 @@ std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_cpu(const Tensor& data, Ma
 std::tuple<Tensor, Tensor, Tensor> blocked_batch_norm_backward_cpu(
     const Tensor& dy, const Tensor& data, Maybe weight, Maybe bias, const Tensor& mean,
     const Tensor& var, double eps, bool relu, bool training, Sizes halo, Sizes new_halo) {
-  const Blocking s = blocking_of(data, halo), from = with_halo(s, new_halo);
+  constexpr const char* op = "blocked_batch_norm_backward";
+  const Blocking s = blocking_of({op, "data"}, data, halo);
+  check_pair(op, "new_halo", new_halo);
+  const Blocking from = with_halo(s, new_halo);
+  Check(op, "dy", dy).dtype({data.scalar_type()}).shape(shape_of(from)).contiguous();
+  check_channels(op, "weight", weight, data);
+  check_channels(op, "bias", bias, data);
+  check_channels(op, "mean", mean, data);
+  check_channels(op, "var", var, data);
   Tensor dx = empty_blocked(data, s);
   Tensor dweight = channels_like(data, s.channels);
   Tensor dbias = channels_like(data, s.channels);

@@ -3,19 +3,15 @@
 #include "../channel_scores.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <tuple>
 
+#include "checks.h"
 #include "dtype_of.h"
 
 namespace sparsetrain {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // A row of a matrix as floats, up to the sign, which no score depends on.
 struct Rows {
@@ -27,16 +23,21 @@ struct Rows {
   }
 };
 
-// weight is contiguous or channels_last, and grad is like it. kind: in the order of KINDS in
-// Python.
+// kind: in the order of KINDS in Python.
 std::tuple<Tensor, Tensor> channel_scores_cpu(const Tensor& weight, std::optional<Tensor> grad,
                                               int64_t kind) {
+  constexpr const char* op = "channel_scores";
+  STD_TORCH_CHECK(0 <= kind && kind < 4, op, ": kind must be 0, 1, 2 or 3, got ", kind);
+  STD_TORCH_CHECK(kind < 2 || grad, op, ": kind ", kind, " needs grad, got none");
+  Check(op, "weight", weight).axes(2).dtype(kFloating).contiguous_or_channels_last();
+  if (grad) Check(op, "grad", *grad).dtype({weight.scalar_type()}).like(weight);
   const int64_t rows = weight.size(0), inputs = weight.size(1);
-  const int64_t taps = rows * inputs ? weight.numel() / (rows * inputs) : 0;
+  Tensor out = torch::stable::new_zeros(weight, {rows}, ScalarType::Float);
+  Tensor in = torch::stable::new_zeros(weight, {inputs}, ScalarType::Float);
+  if (weight.numel() == 0) return {out, in};
+  const int64_t taps = weight.numel() / rows / inputs;
   const ChannelShape shape{rows, inputs, taps, !weight.is_contiguous()};
-  Tensor out = torch::stable::new_empty(weight, {rows}, ScalarType::Float);
-  Tensor in = torch::stable::new_empty(weight, {inputs}, ScalarType::Float);
-  const Rows w{weight.const_data_ptr(), dtype_of(weight, "channel_scores: weight"), inputs * taps};
+  const Rows w{weight.const_data_ptr(), dtype_of(weight), inputs * taps};
   const Rows g{grad ? grad->const_data_ptr() : nullptr, w.dtype, w.width};
   auto* to_out = out.mutable_data_ptr<float>();
   auto* to_in = in.mutable_data_ptr<float>();

@@ -2,7 +2,7 @@
 // file.
 #include <Python.h>
 
-extern "C" PyObject* PyInit__C() {
+PyMODINIT_FUNC PyInit__C() {
   static PyModuleDef def = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
   return PyModule_Create(&def);
 }

@@ -3,14 +3,11 @@
 #include "../nm_mask.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+
+#include "checks.h"
 
 namespace sparsetrain {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kGrain = 1 << 15;  // scores that are worth a thread
 
@@ -24,6 +21,12 @@ void run(const Tensor& score, const Tensor& keep, int64_t n, int64_t m) {
 }
 
 Tensor nm_mask_cpu(const Tensor& score, int64_t n, int64_t m) {
+  STD_TORCH_CHECK(0 < n && n <= m && m <= kNmMost, "nm_mask: need 0 < n <= m <= ", kNmMost,
+                  ", got n=", n, ", m=", m);
+  Check("nm_mask", "score", score).axes(1).dtype(kFloating).contiguous();
+  const int64_t last = score.size(score.dim() - 1);
+  STD_TORCH_CHECK(last % m == 0, "nm_mask: score's last axis is ", last,
+                  ", not a multiple of m=", m);
   Tensor keep = torch::stable::new_empty(score, score.sizes(), ScalarType::Bool);
   if (score.numel() == 0) return keep;
   switch (score.scalar_type()) {
@@ -36,11 +39,8 @@ Tensor nm_mask_cpu(const Tensor& score, int64_t n, int64_t m) {
     case ScalarType::BFloat16:
       run<int16_t, 0x7f80>(score, keep, n, m);
       break;
-    case ScalarType::Half:
+    default:  // fp16
       run<int16_t, 0x7c00>(score, keep, n, m);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "nm_mask: score must be float32, float64, bfloat16 or float16");
   }
   return keep;
 }

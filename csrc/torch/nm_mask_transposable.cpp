@@ -3,14 +3,11 @@
 #include "../nm_mask_transposable.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+
+#include "checks.h"
 
 namespace sparsetrain {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kGrain = 1 << 14;  // scores that are worth a thread
 
@@ -27,6 +24,14 @@ void run(const Tensor& score, const Tensor& keep) {
 }
 
 Tensor nm_mask_transposable_cpu(const Tensor& score) {
+  Check("nm_mask_transposable", "score", score)
+      .axes(2)
+      .dtype({ScalarType::Float, ScalarType::Double})
+      .contiguous();
+  STD_TORCH_CHECK(score.size(score.dim() - 2) % 4 == 0 && score.size(score.dim() - 1) % 4 == 0,
+                  "nm_mask_transposable: score must be [..., R, C] with R and C multiples of 4,"
+                  " got shape ",
+                  Printed{sizes_of(score)});
   Tensor keep = torch::stable::new_empty(score, score.sizes(), ScalarType::Bool);
   if (score.numel() == 0) return keep;
   if (score.scalar_type() == ScalarType::Double)

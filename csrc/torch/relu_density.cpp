@@ -3,16 +3,13 @@
 #include "../relu_density.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <tuple>
 
+#include "checks.h"
+
 namespace sparsetrain {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kGrain = 1 << 15;  // elements that are worth a thread
 
@@ -33,8 +30,9 @@ void run(const Tensor& x, const Tensor& y, const Tensor& count) {
     relu_density_planes<Bits, inf>(from, to, x.size(0), channels, inner, c, parallel);
 }
 
-// x is contiguous or channels_last, and y is like it.
+// y is like x.
 std::tuple<Tensor, Tensor> relu_density_cpu(const Tensor& x) {
+  Check("relu_density", "x", x).axes(2).dtype(kFloating).contiguous_or_channels_last();
   Tensor y = torch::stable::empty_like(x);
   Tensor count = torch::stable::new_zeros(x, {x.size(1)}, ScalarType::Long);
   switch (x.scalar_type()) {
@@ -47,11 +45,8 @@ std::tuple<Tensor, Tensor> relu_density_cpu(const Tensor& x) {
     case ScalarType::BFloat16:
       run<uint16_t, 0x7f80>(x, y, count);
       break;
-    case ScalarType::Half:
+    default:  // fp16
       run<uint16_t, 0x7c00>(x, y, count);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "relu_density: x must be float32, float64, bfloat16 or float16");
   }
   return {y, count};
 }

@@ -3,19 +3,15 @@
 #include "../spmm.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
-#include <vector>
 
 #include "../halo.h"
+#include "entries.h"
 #include "spmm_shape.h"
 
 namespace sparsetrain {
 namespace {
-
-using torch::stable::Tensor;
 
 template <typename Work>
 void share(int64_t n, const Work& work) {
@@ -47,21 +43,32 @@ void multiply(const Tensor& x, const SpmmShape& s, const SpmmEntries& entries, i
   spmm(job, int(v), spmm_threads(), [](int64_t n, const auto& work) { share(n, work); });
 }
 
-// The caller in Python has checked that the entries fit x. out: channels, lines, columns and halo
-// of y.
-Tensor spmm_cpu(const Tensor& x, const Tensor& value, const Tensor& start, const Tensor& offset,
-                std::optional<Tensor> bias, std::optional<Tensor> residual, bool relu,
-                int64_t segments, std::vector<int64_t> out) {
-  const int64_t v = value.size(1);
-  const Halo halo{out[3], out[4]};
-  Tensor y = torch::stable::new_empty(
-      x, {x.size(0), out[0], out[1] + 2 * halo.rows, out[2] + 2 * halo.columns, x.size(4)});
+// size: channels, lines and columns of y, which a fake tensor's call cannot learn from the token.
+Tensor spmm_cpu(const Tensor& x, const Tensor& value, const Tensor& token,
+                std::optional<Tensor> bias, std::optional<Tensor> residual, bool relu, Sizes halo,
+                Sizes size) {
+  const auto entries = entries_of("spmm", token);
+  const Halo around = halo_of("spmm", halo);
+  const Sizes of_entries{entries->channels, entries->size[0], entries->size[1]};
+  STD_TORCH_CHECK(size == of_entries, "spmm: size must be that of the entries, ",
+                  Printed{of_entries}, ", got ", Printed{size});
+  Check("spmm", "x", x).axes(5, 5).dtype(kStored).shape(entries->x_blocks(kAny)).contiguous();
+  Check("spmm", "value", value)
+      .dtype({ScalarType::Float})
+      .shape({entries->count(), entries->v})
+      .contiguous();
+  const Sizes y_shape = entries->y_blocks(x.size(0), halo);
+  if (bias) Check("spmm", "bias", *bias).dtype({ScalarType::Float}).shape({size[0]}).contiguous();
+  if (residual)
+    Check("spmm", "residual", *residual).dtype({x.scalar_type()}).shape(y_shape).contiguous();
+  Tensor y = torch::stable::new_empty(x, y_shape);
   if (y.numel() == 0) return y;
-  const SpmmEntries entries{start.const_data_ptr<int32_t>(), offset.const_data_ptr<int32_t>(),
-                            value.const_data_ptr<float>()};
+  if (size[1] * size[2] == 0) return torch::stable::zero_(y);  // all halo
+  const SpmmEntries where{entries->start_ptr(), entries->offset_ptr(),
+                          value.const_data_ptr<float>()};
   with_storage(x, [&](auto number) {
-    multiply<decltype(number)>(x, spmm_shape(x, y, halo, v, segments), entries, v,
-                               {bias, residual, relu}, halo, y);
+    multiply<decltype(number)>(x, spmm_shape(x, y, around, entries->v, entries->segments), where,
+                               entries->v, {bias, residual, relu}, around, y);
   });
   return y;
 }

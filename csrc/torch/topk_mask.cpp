@@ -3,12 +3,10 @@
 #include "../topk_mask.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <tuple>
 
-#include "dtype_of.h"
+#include "topk_mask.h"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -16,9 +14,6 @@
 
 namespace sparsetrain {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kGrain = 4;  // tiles that are worth a thread
 
@@ -50,66 +45,98 @@ auto selector(const Segment* segments, int64_t count, const Score& score) {
   });
 }
 
+// masks: one for each weight, whose memory is written.
+std::vector<Segment> segments_of(const TopkLists& lists, const std::vector<Tensor>& masks,
+                                 MaskKind kind) {
+  std::vector<Segment> segments;
+  for (size_t i = 0; i < lists.weights.size(); i++) {
+    const Tensor& w = lists.weights[i];
+    const void* grad = lists.grads.empty() ? nullptr : lists.grads[i].const_data_ptr();
+    const bool* candidates =
+        lists.within.empty() ? nullptr : lists.within[i].const_data_ptr<bool>();
+    segments.push_back({{w.const_data_ptr(), grad, candidates, dtype_of(w)},
+                        static_cast<uint8_t*>(masks[i].mutable_data_ptr()),
+                        kind,
+                        w.numel()});
+  }
+  return segments;
+}
+
+Score formula_of(const TopkLists& lists) {
+  return {ScoreKind(lists.score), float(lists.alpha), float(lists.beta), float(lists.gamma)};
+}
+
 using Masks = std::tuple<std::vector<Tensor>, Tensor, Tensor>;
 
 Masks topk_mask_cpu(std::vector<Tensor> weights, std::vector<Tensor> grads,
                     std::vector<Tensor> within, int64_t k, int64_t score, double alpha, double beta,
                     double gamma) {
+  const TopkLists lists{"topk_mask", weights, grads, within, score, alpha, beta, gamma};
+  lists.check();
+  check_k(lists.op, k);
   std::vector<Tensor> keep;
-  std::vector<Segment> segments;
-  for (size_t i = 0; i < weights.size(); i++) {
-    const Tensor& w = weights[i];
-    keep.push_back(new_mask(w));
-    const void* grad = grads.empty() ? nullptr : grads[i].const_data_ptr();
-    const bool* candidates = within.empty() ? nullptr : within[i].const_data_ptr<bool>();
-    segments.push_back({{w.const_data_ptr(), grad, candidates, dtype_of(w, "topk_mask: weights")},
-                        static_cast<uint8_t*>(keep.back().mutable_data_ptr()),
-                        MaskKind::kBytes,
-                        w.numel()});
-  }
+  for (const Tensor& w : weights) keep.push_back(new_mask(w));
+  const std::vector<Segment> segments = segments_of(lists, keep, MaskKind::kBytes);
 
   const int64_t count = weights.size();
-  const Score formula{ScoreKind(score), float(alpha), float(beta), float(gamma)};
   Tensor nan = torch::stable::new_zeros(weights[0], {count}, ScalarType::Long);
   Tensor candidates = torch::stable::new_empty(weights[0], {}, ScalarType::Long);
   Warm nothing;
-  *candidates.mutable_data_ptr<int64_t>() =
-      selector(segments.data(), count, formula).run(k, nan.mutable_data_ptr<int64_t>(), nothing);
+  *candidates.mutable_data_ptr<int64_t>() = selector(segments.data(), count, formula_of(lists))
+                                                .run(k, nan.mutable_data_ptr<int64_t>(), nothing);
   return {keep, nan, candidates};
 }
 
-// A row of the table, by which a plan passes its tensors.
-struct Row {
-  int64_t weight, grad, within, keep, numel, dtype;
-};
+// What a plan remembers, of each group: a guess, so that nonsense is as good as nothing.
+std::vector<Warm> warm_of(const char* op, const Tensor& warm, int64_t groups) {
+  constexpr int64_t numbers = sizeof(Warm) / sizeof(double);
+  Check(op, "warm", warm).dtype({ScalarType::Double}).shape({groups, numbers}).contiguous();
+  const auto* from = static_cast<const Warm*>(warm.const_data_ptr());
+  std::vector<Warm> found(from, from + groups);
+  for (Warm& w : found)
+    if (!(std::isfinite(w.key) && std::isfinite(w.k) && std::isfinite(w.density) &&
+          std::isfinite(w.half) && w.half >= 0))
+      w = Warm();
+  return found;
+}
 
-// k, [groups]: of all rows together, or of each.
-std::tuple<Tensor, Tensor> topk_mask_table_cpu(Tensor table, Tensor k, Tensor warm, int64_t score,
-                                               double alpha, double beta, double gamma, bool bits,
-                                               bool radix) {
-  const int64_t count = table.size(0), groups = k.numel(), each = groups == 1 ? count : 1;
-  const auto* rows = static_cast<const Row*>(table.const_data_ptr());
-  std::vector<Segment> segments;
-  for (int64_t i = 0; i < count; i++)
-    segments.push_back({{reinterpret_cast<const void*>(rows[i].weight),
-                         reinterpret_cast<const void*>(rows[i].grad),
-                         reinterpret_cast<const bool*>(rows[i].within), Dtype(rows[i].dtype)},
-                        reinterpret_cast<uint8_t*>(rows[i].keep),
-                        bits ? MaskKind::kBits : MaskKind::kBytes,
-                        rows[i].numel});
+void check_masks(const TopkLists& lists, const std::vector<Tensor>& keep, bool bits) {
+  check_length({lists.op, "keep"}, keep, lists.weights.size());
+  for (size_t i = 0; i < keep.size(); i++) {
+    const Tensor& w = lists.weights[i];
+    const Check mask({lists.op, "keep", int64_t(i)}, keep[i]);
+    if (bits)
+      mask.dtype({ScalarType::Byte}).on(w).shape({(w.numel() + 7) / 8}).contiguous();
+    else
+      mask.dtype({ScalarType::Bool}).like(w);
+  }
+}
 
-  const Score formula{ScoreKind(score), float(alpha), float(beta), float(gamma)};
-  Tensor nan = torch::stable::new_zeros(table, {count}, ScalarType::Long);
-  Tensor candidates = torch::stable::new_empty(table, {groups}, ScalarType::Long);
-  const auto* wanted = k.const_data_ptr<int64_t>();
+// k, [groups]: of all tensors together, or of each. keep: where the masks are written.
+std::tuple<Tensor, Tensor> topk_mask_into_cpu(std::vector<Tensor> weights,
+                                              std::vector<Tensor> grads, std::vector<Tensor> within,
+                                              std::vector<Tensor> keep, std::vector<int64_t> k,
+                                              Tensor warm, int64_t score, double alpha, double beta,
+                                              double gamma, bool bits, bool radix) {
+  const TopkLists lists{"topk_mask_into", weights, grads, within, score, alpha, beta, gamma};
+  lists.check();
+  check_masks(lists, keep, bits);
+  const int64_t count = weights.size(), groups = k.size(), each = groups == 1 ? count : 1;
+  STD_TORCH_CHECK(groups == 1 || groups == count, lists.op, ": k must be 1 or ", count,
+                  " in number, got ", groups);
+  for (const int64_t wanted : k) check_k(lists.op, wanted);
+  std::vector<Warm> last = warm_of(lists.op, warm, groups);
+  const auto segments = segments_of(lists, keep, bits ? MaskKind::kBits : MaskKind::kBytes);
+  Tensor nan = torch::stable::new_zeros(weights[0], {count}, ScalarType::Long);
+  Tensor candidates = torch::stable::new_empty(weights[0], {groups}, ScalarType::Long);
   auto* bad = nan.mutable_data_ptr<int64_t>();
   auto* found = candidates.mutable_data_ptr<int64_t>();
-  auto* last = static_cast<Warm*>(warm.mutable_data_ptr());
   for (int64_t i = 0; i < groups; i++) {
-    auto select = selector(segments.data() + i * each, each, formula);
-    found[i] = radix ? select.run_radix(wanted[i], bad + i * each)
-                     : select.run(wanted[i], bad + i * each, last[i]);
+    auto select = selector(segments.data() + i * each, each, formula_of(lists));
+    found[i] =
+        radix ? select.run_radix(k[i], bad + i * each) : select.run(k[i], bad + i * each, last[i]);
   }
+  std::copy(last.begin(), last.end(), static_cast<Warm*>(warm.mutable_data_ptr()));
   return {nan, candidates};
 }
 
@@ -117,7 +144,7 @@ std::tuple<Tensor, Tensor> topk_mask_table_cpu(Tensor table, Tensor k, Tensor wa
 
 STABLE_TORCH_LIBRARY_IMPL(sparsetrain, CPU, m) {
   m.impl("topk_mask", TORCH_BOX(&topk_mask_cpu));
-  m.impl("topk_mask_table", TORCH_BOX(&topk_mask_table_cpu));
+  m.impl("topk_mask_into", TORCH_BOX(&topk_mask_into_cpu));
 }
 
 }  // namespace sparsetrain

@@ -13,6 +13,8 @@ from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
 from sparsetrain.nn.product import Kernels, kernels_of, y_halo_for
 from sparsetrain.ops.blocked import from_blocked, to_blocked
+from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.spmm import WIDTHS
 
 # shape: of the dense weight. geometry: stride, padding, dilation, two each, and groups.
 torch.library.define(
@@ -54,8 +56,37 @@ def sparse_layer_reference(
     return y.to(x.dtype)
 
 
+def _check(x: Tensor, weight: Tensor, index: Tensor, shape: list[int], geometry: list[int]) -> None:
+    """Raise unless these can be a layer's: the numbers in index are looked at with the kernels."""
+    if x is None or weight is None or index is None:
+        raise TypeError("sparse_layer: x, weight and index must be tensors, got None")
+    if len(shape) not in (2, 4) or min(shape) < 1 or len(geometry) != 7 or min(geometry) < 0:
+        raise ValueError(
+            "sparse_layer: needs the shape of a weight and seven numbers of geometry, got"
+            f" {list(shape)} and {list(geometry)}"
+        )
+    if min(*geometry[:2], *geometry[4:]) < 1 or max(geometry) >= 2**31 or max(shape) >= 2**31:
+        raise ValueError(
+            "sparse_layer: stride, dilation and groups must be from 1 up and all below 2^31, got"
+            f" {list(geometry)} for {list(shape)}"
+        )
+    if x.dim() != 4 or x.shape[1] != shape[1] * geometry[6]:
+        raise ValueError(
+            f"sparse_layer: x must be [N, {shape[1] * geometry[6]}, H, W], got {list(x.shape)}"
+        )
+    if weight.dim() == 2 and weight.shape[1] not in WIDTHS:
+        raise ValueError(f"sparse_layer: v must be one of {WIDTHS}, got {weight.shape[1]}")
+    if weight.dim() != 2 or index.shape != weight.shape[:1] or index.dtype != torch.int64:
+        raise ValueError(
+            "sparse_layer: weight must be [E, v] and index [E] int64, got"
+            f" {list(weight.shape)} and {list(index.shape)} {index.dtype}"
+        )
+    one_device("sparse_layer", x, weight, index)
+
+
 @torch.library.register_fake("sparsetrain::sparse_layer")
 def _(x, weight, index, bias, shape, geometry):
+    _check(x, weight, index, shape, geometry)
     kernel = (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
     size = _geometry(geometry).size((x.shape[2], x.shape[3]), kernel)
     return x.new_empty(x.shape[0], shape[0], *size)
@@ -63,12 +94,15 @@ def _(x, weight, index, bias, shape, geometry):
 
 @torch.library.register_fake("sparsetrain::sparse_layer_backward")
 def _(dy, x, weight, index, shape, geometry):
+    _check(x, weight, index, shape, geometry)
+    one_device("sparse_layer_backward", dy, x)
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     return dx, torch.empty_like(weight), weight.new_empty(shape[0])
 
 
 @torch.library.impl("sparsetrain::sparse_layer", "CPU")
 def _forward(x, weight, index, bias, shape, geometry):
+    _check(x, weight, index, shape, geometry)
     if x.numel() == 0:
         return sparse_layer_reference(
             x, weight, bias, Pattern(index, tuple(shape), weight.shape[1]), _geometry(geometry)
@@ -80,6 +114,9 @@ def _forward(x, weight, index, bias, shape, geometry):
 
 @torch.library.impl("sparsetrain::sparse_layer_backward", "CPU")
 def _backward_cpu(dy, x, weight, index, shape, geometry):
+    _check(x, weight, index, shape, geometry)
+    if dy is None:
+        raise TypeError("sparse_layer_backward: dy must be a tensor, got None")
     if x.numel() == 0:
         return x.new_zeros(x.shape), torch.zeros_like(weight), weight.new_zeros(shape[0])
     data, kernels = _prepared(x, weight, index, shape, geometry)

@@ -186,6 +186,9 @@ def check_blocked(op: str, data: Tensor, halo: Halo) -> None:
         raise ValueError(f"{op}: data of shape {tuple(data.shape)} is smaller than its halo {halo}")
     if data.dtype not in BLOCKED_DTYPES:
         raise TypeError(f"{op}: data must be fp32, fp64 or bf16, got {data.dtype}")
+    lanes = data.shape[4]
+    if lanes < 1 or lanes & (lanes - 1):
+        raise ValueError(f"{op}: data's lanes must be a power of two, got {lanes}")
 
 
 def computed_in(stored: torch.dtype) -> torch.dtype:

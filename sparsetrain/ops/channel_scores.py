@@ -18,8 +18,8 @@ Pruning", CVPR 2019, arXiv:1906.10771, eq. 8.
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import CHANNELS_LAST, in_memory, one_device
 from sparsetrain.ops.dtypes import DTYPES
-from sparsetrain.ops.gather_channels import CHANNELS_LAST
 
 KINDS = ("magnitude", "square", "snip", "snip_square")
 
@@ -52,14 +52,7 @@ def channel_scores(
     """
     if kind not in KINDS:
         raise ValueError(f"channel_scores: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    if weight.dtype not in DTYPES:
-        raise TypeError(
-            f"channel_scores: weight must be fp32, fp64, bf16 or fp16, got {weight.dtype}"
-        )
-    if weight.dim() < 2:
-        raise ValueError(
-            f"channel_scores: weight must be [O, I, ...], got shape {tuple(weight.shape)}"
-        )
+    _check(weight)
     layout = _layout(weight)
     needed = _checked(grad, weight, kind) if kind.startswith("snip") else None
     return _channel_scores(
@@ -82,6 +75,8 @@ def channel_scores_reference(
 
 @torch.library.register_fake("sparsetrain::channel_scores")
 def _(weight: Tensor, grad: Tensor | None, kind: int) -> tuple[Tensor, Tensor]:
+    one_device("channel_scores", weight, grad)
+    _check(weight)
     sums = [weight.new_empty(n, dtype=torch.float32) for n in weight.shape[:2]]
     return sums[0], sums[1]
 
@@ -90,7 +85,27 @@ def _(weight: Tensor, grad: Tensor | None, kind: int) -> tuple[Tensor, Tensor]:
 def _(weight: Tensor, grad: Tensor | None, kind: int) -> tuple[Tensor, Tensor]:
     from sparsetrain.kernels.channel_scores import channel_scores  # needs Triton
 
+    _check(weight)
+    in_memory("channel_scores", "weight", weight, channels_last=True)
+    if not 0 <= kind < len(KINDS):
+        raise ValueError(f"channel_scores: kind must be 0, 1, 2 or 3, got {kind}")
+    if kind > 1 or grad is not None:
+        like = _checked(grad, weight, KINDS[kind])
+        in_memory("channel_scores", "grad", like, channels_last=True)
+        if like.stride() != weight.stride():
+            raise ValueError("channel_scores: grad must lie in memory as weight does")
     return channel_scores(weight, grad, kind)
+
+
+def _check(weight: Tensor) -> None:
+    if weight.dtype not in DTYPES:
+        raise TypeError(
+            f"channel_scores: weight must be fp32, fp64, bf16 or fp16, got {weight.dtype}"
+        )
+    if weight.dim() < 2:
+        raise ValueError(
+            f"channel_scores: weight must be [O, I, ...], got shape {tuple(weight.shape)}"
+        )
 
 
 def _layout(weight: Tensor) -> torch.memory_format:

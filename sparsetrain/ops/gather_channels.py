@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of axes
+from sparsetrain.ops.direct import CHANNELS_LAST, one_device
+
 ALL = -1  # place in `indices` of a tensor that keeps everything
 Index = Tensor | None
 
@@ -94,6 +95,13 @@ def gather_channels_reference(
 
 @torch.library.register_fake("sparsetrain::gather_channels")
 def _(tensors, indices, rows, cols):
+    one_device("gather_channels", *tensors, *indices)
+    if not len(tensors) == len(rows) == len(cols):
+        raise ValueError(
+            f"gather_channels: {len(tensors)} tensors, but {len(rows)} rows and {len(cols)} cols"
+        )
+    if max(*rows, *cols, ALL) >= len(indices):
+        raise ValueError(f"gather_channels: there are {len(indices)} indices, got {rows}, {cols}")
     made = []
     for t, row, col in zip(tensors, rows, cols, strict=True):
         shape = list(t.shape)

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.in_order import InOrder, check, check_scalars
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
-from sparsetrain.ops.parameter_table import InOrder, check, check_scalars, row_of, table_on
 
 _OPTIONS = (
     "float lr, float beta1, float beta2, float eps, float weight_decay, bool decoupled,"
@@ -36,10 +37,8 @@ torch.library.define(
     " Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] steps, Tensor?[] masks,"
     f" {_OPTIONS}) -> ()",
 )
-# What an optimizer calls: it keeps the tensors, and the table holds their addresses.
-torch.library.define("sparsetrain::masked_adamw.table", f"(Tensor table, {_OPTIONS}) -> ()")
-_masked_adamw = torch.ops.sparsetrain.masked_adamw.default
-masked_adamw_table = torch.ops.sparsetrain.masked_adamw.table
+# What an optimizer calls too: tensors of a weight lie in memory as it does, or are refused.
+masked_adamw_in_order = torch.ops.sparsetrain.masked_adamw.default
 
 
 @torch.no_grad()
@@ -94,8 +93,18 @@ def masked_adamw(
         return
     how = (lr, *betas, eps, weight_decay, decoupled, maximize, masked_state == "keep")
     state = (exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
-    each = [[t.detach() for t in tensors] for tensors in (weights, grads, *state, steps)]
-    _masked_adamw(*each, list(masks), *how, grad_scale, found_inf)
+    order = InOrder([w.detach() for w in weights])
+    masked_adamw_in_order(
+        order.weights,
+        order.of(grads, write=grad_scale is not None),
+        *(order.of(tensors) for tensors in state),
+        list(steps),
+        order.masks(masks),
+        *how,
+        grad_scale,
+        found_inf,
+    )
+    order.write_back()
     torch.autograd.graph.increment_version([*weights, *(t for tensors in state for t in tensors)])
 
 
@@ -145,21 +154,5 @@ def masked_adamw_reference(
 
 @torch.library.register_fake("sparsetrain::masked_adamw")
 def _(weights, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, masks, *options):
-    pass
-
-
-@torch.library.register_fake("sparsetrain::masked_adamw.table")
-def _(table, *options):
-    pass
-
-
-@torch.library.impl("sparsetrain::masked_adamw", ("CPU", "CUDA"))
-def _(weights, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, masks, *options):
-    order, scaled = InOrder(weights), options[-2] is not None
-    g = order.of(grads, write=scaled)
-    moments = [exp_avgs, exp_avg_sqs, *([max_exp_avg_sqs] if max_exp_avg_sqs else [])]
-    state = zip(*(order.of(tensors) for tensors in moments), strict=True)
-    kept = order.masks(masks)  # copies must outlive the step
-    rows = zip(order.weights, g, kept, state, steps, strict=True)
-    masked_adamw_table(table_on((row_of(*row) for row in rows), weights), *options)
-    order.write_back()
+    state = (*exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *steps)
+    one_device("masked_adamw", *weights, *grads, *state, *masks, *options[-2:])

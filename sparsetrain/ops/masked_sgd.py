@@ -19,7 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.parameter_table import InOrder, check, check_scalars, row_of, table_on
+from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.in_order import InOrder, check, check_scalars
 
 MaskedState = Literal["zero", "keep"]
 STATES = ("zero", "keep")
@@ -33,10 +34,8 @@ torch.library.define(
     "(Tensor(a!)[] weights, Tensor(b!)[] grads, Tensor(c!)[] buffers, Tensor?[] masks, bool first,"
     f" {_OPTIONS}) -> ()",
 )
-# What an optimizer calls: it keeps the tensors, and the table holds their addresses.
-torch.library.define("sparsetrain::masked_sgd.table", f"(Tensor table, {_OPTIONS}) -> ()")
-_masked_sgd = torch.ops.sparsetrain.masked_sgd.default
-masked_sgd_table = torch.ops.sparsetrain.masked_sgd.table
+# What an optimizer calls too: tensors of a weight lie in memory as it does, or are refused.
+masked_sgd_in_order = torch.ops.sparsetrain.masked_sgd.default
 
 
 @torch.no_grad()
@@ -84,8 +83,18 @@ def masked_sgd(
     if not weights:
         return
     how = (lr, momentum, dampening, weight_decay, nesterov, maximize, masked_state == "keep")
-    each = [[t.detach() for t in tensors] for tensors in (weights, grads, buffers)]
-    _masked_sgd(*each, list(masks), first, *how, grad_scale, found_inf)
+    order = InOrder([w.detach() for w in weights])
+    masked_sgd_in_order(
+        order.weights,
+        order.of(grads, write=grad_scale is not None),
+        order.of(buffers),
+        order.masks(masks),
+        first,
+        *how,
+        grad_scale,
+        found_inf,
+    )
+    order.write_back()
     torch.autograd.graph.increment_version([*weights, *buffers])
 
 
@@ -126,21 +135,5 @@ def masked_sgd_reference(
 
 
 @torch.library.register_fake("sparsetrain::masked_sgd")
-def _(weights, grads, buffers, masks, *options):
-    pass
-
-
-@torch.library.register_fake("sparsetrain::masked_sgd.table")
-def _(table, *options):
-    pass
-
-
-@torch.library.impl("sparsetrain::masked_sgd", ("CPU", "CUDA"))
 def _(weights, grads, buffers, masks, first, *options):
-    order, scaled = InOrder(weights), options[-2] is not None
-    g = order.of(grads, write=scaled)
-    state = zip(order.of(buffers)) if buffers else [()] * len(g)
-    kept = order.masks(masks)  # copies must outlive the step
-    rows = zip(order.weights, g, kept, state, strict=True)
-    masked_sgd_table(table_on((row_of(*row, first=first) for row in rows), weights), *options)
-    order.write_back()
+    one_device("masked_sgd", *weights, *grads, *buffers, *masks, *options[-2:])

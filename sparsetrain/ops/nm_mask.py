@@ -13,6 +13,7 @@ Structured Sparse Neural Networks From Scratch", ICLR 2021, arXiv:2102.04010.
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import in_memory
 from sparsetrain.ops.dtypes import DTYPES
 
 torch.library.define("sparsetrain::nm_mask", "(Tensor score, int n, int m) -> Tensor")
@@ -34,13 +35,7 @@ def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
         ValueError: n or m is out of range, or m does not divide the last axis.
         TypeError: score's dtype is not supported.
     """
-    if not 0 < n <= m <= 32:
-        raise ValueError(f"nm_mask: need 0 < n <= m <= 32, got n={n}, m={m}")
-    if score.dtype not in DTYPES:
-        raise TypeError(f"nm_mask: score must be fp32, fp64, bf16 or fp16, got {score.dtype}")
-    if score.dim() == 0 or score.shape[-1] % m:
-        last = score.shape[-1] if score.dim() else "missing"
-        raise ValueError(f"nm_mask: score's last axis is {last}, not a multiple of m={m}")
+    _check(score, n, m)
     return _nm_mask(score.detach().contiguous(), n, m)
 
 
@@ -60,4 +55,16 @@ def _(score: Tensor, n: int, m: int) -> Tensor:
 def _(score: Tensor, n: int, m: int) -> Tensor:
     from sparsetrain.kernels.nm_mask import nm_mask  # needs Triton, so only when asked
 
+    _check(score, n, m)
+    in_memory("nm_mask", "score", score)
     return nm_mask(score, n, m)
+
+
+def _check(score: Tensor, n: int, m: int) -> None:
+    if not 0 < n <= m <= 32:
+        raise ValueError(f"nm_mask: need 0 < n <= m <= 32, got n={n}, m={m}")
+    if score.dtype not in DTYPES:
+        raise TypeError(f"nm_mask: score must be fp32, fp64, bf16 or fp16, got {score.dtype}")
+    if score.dim() == 0 or score.shape[-1] % m:
+        last = score.shape[-1] if score.dim() else "missing"
+        raise ValueError(f"nm_mask: score's last axis is {last}, not a multiple of m={m}")

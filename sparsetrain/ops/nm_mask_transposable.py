@@ -21,6 +21,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import in_memory
 from sparsetrain.ops.dtypes import DTYPES
 
 PAIRS = tuple(combinations(range(4), 2))  # columns that a row may keep, in order
@@ -48,15 +49,7 @@ def nm_mask_transposable(score: Tensor) -> Tensor:
         ValueError: one of the last two axes is missing or not a multiple of 4.
         TypeError: score's dtype is not supported.
     """
-    if score.dtype not in DTYPES:
-        raise TypeError(
-            f"nm_mask_transposable: score must be fp32, fp64, bf16 or fp16, got {score.dtype}"
-        )
-    if score.dim() < 2 or score.shape[-2] % 4 or score.shape[-1] % 4:
-        raise ValueError(
-            "nm_mask_transposable: score must be [..., R, C] with R and C multiples of 4,"
-            f" got shape {tuple(score.shape)}"
-        )
+    _check(score)
     return _nm_mask_transposable(_widened(score.detach()).contiguous())
 
 
@@ -82,7 +75,23 @@ def _(score: Tensor) -> Tensor:
 def _(score: Tensor) -> Tensor:
     from sparsetrain.kernels.nm_mask_transposable import nm_mask_transposable  # needs Triton
 
+    _check(score)
+    in_memory("nm_mask_transposable", "score", score)
+    if score.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"nm_mask_transposable: the op takes fp32 or fp64, got {score.dtype}")
     return nm_mask_transposable(score, PAIRS, CHOICES)
+
+
+def _check(score: Tensor) -> None:
+    if score.dtype not in DTYPES:
+        raise TypeError(
+            f"nm_mask_transposable: score must be fp32, fp64, bf16 or fp16, got {score.dtype}"
+        )
+    if score.dim() < 2 or score.shape[-2] % 4 or score.shape[-1] % 4:
+        raise ValueError(
+            "nm_mask_transposable: score must be [..., R, C] with R and C multiples of 4,"
+            f" got shape {tuple(score.shape)}"
+        )
 
 
 def _widened(score: Tensor) -> Tensor:

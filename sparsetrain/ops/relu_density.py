@@ -14,9 +14,8 @@ Approach towards Efficient Deep Architectures", 2016, arXiv:1607.03250.
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import CHANNELS_LAST, in_memory
 from sparsetrain.ops.dtypes import DTYPES
-
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of axes
 
 torch.library.define("sparsetrain::relu_density", "(Tensor x) -> (Tensor y, Tensor count)")
 _relu_density = torch.ops.sparsetrain.relu_density.default
@@ -37,10 +36,7 @@ def relu_density(x: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: x has no channel axis.
         TypeError: x's dtype is not supported.
     """
-    if x.dim() < 2:
-        raise ValueError(f"relu_density: x must be [N, C, ...], got shape {tuple(x.shape)}")
-    if x.dtype not in DTYPES:
-        raise TypeError(f"relu_density: x must be fp32, fp64, bf16 or fp16, got {x.dtype}")
+    _check(x)
     return _relu_density(_dense(x))
 
 
@@ -71,7 +67,16 @@ torch.library.register_autograd("sparsetrain::relu_density", _backward, setup_co
 def _(x: Tensor) -> tuple[Tensor, Tensor]:
     from sparsetrain.kernels.relu_density import relu_density  # needs Triton, so only when asked
 
+    _check(x)
+    in_memory("relu_density", "x", x, channels_last=True)
     return relu_density(x)
+
+
+def _check(x: Tensor) -> None:
+    if x.dim() < 2:
+        raise ValueError(f"relu_density: x must be [N, C, ...], got shape {tuple(x.shape)}")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"relu_density: x must be fp32, fp64, bf16 or fp16, got {x.dtype}")
 
 
 def _dense(x: Tensor) -> Tensor:

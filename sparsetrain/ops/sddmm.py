@@ -12,11 +12,12 @@ registers and not on the number of threads. Sums are fp32, also of dy and x that
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import one_device
 from sparsetrain.ops.spmm import Entries, channel_of, check_blocked, check_halo, windows
 
 torch.library.define(
     "sparsetrain::sddmm",
-    "(Tensor dy, Tensor x, Tensor start, Tensor offset, int v, int segments, int[] halo) -> Tensor",
+    "(Tensor dy, Tensor x, Tensor entries, int[] halo, int[] shape) -> Tensor",
 )
 _sddmm = torch.ops.sparsetrain.sddmm.default
 
@@ -46,7 +47,7 @@ def sddmm(dy: Tensor, x: Tensor, entries: Entries, halo: tuple[int, int] = (0, 0
         raise ValueError(f"sddmm: dy has {dy.shape[0]} blocks and x has {x.shape[0]}")
     if dy.dtype != x.dtype:
         raise TypeError(f"sddmm: dy is {dy.dtype}, x is {x.dtype}")
-    return _sddmm(dy, x, entries.start, entries.offset, entries.v, entries.segments, list(halo))
+    return _sddmm(dy, x, entries.token, list(halo), [entries.count, entries.v])
 
 
 def sddmm_reference(
@@ -65,5 +66,6 @@ def sddmm_reference(
 
 
 @torch.library.register_fake("sparsetrain::sddmm")
-def _(dy, x, start, offset, v, segments, halo) -> Tensor:
-    return x.new_empty(offset.shape[0], v, dtype=torch.float32)
+def _(dy, x, entries, halo, shape) -> Tensor:
+    one_device("sddmm", dy, x)
+    return x.new_empty(shape, dtype=torch.float32)

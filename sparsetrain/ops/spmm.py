@@ -13,30 +13,45 @@ stored in bf16, sums are those of fp32 and rounded once, to nearest even, when y
     CPU   csrc/spmm.h, csrc/torch/spmm.cpp
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import one_device
+
 WIDTHS = (1, 4, 8, 16)  # values of an entry that there are kernels for
 STORED = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # what x and y may be
 
+# A token names entries that were checked once and that nobody can change since.
+torch.library.define(
+    "sparsetrain::entries",
+    "(Tensor start, Tensor offset, int v, int segments, int channels, int[] size, int[] x_shape)"
+    " -> Tensor",
+)
+torch.library.define(
+    "sparsetrain::entry_places", "(Tensor entries) -> (Tensor start, Tensor offset)"
+)
 torch.library.define(
     "sparsetrain::spmm",
-    "(Tensor x, Tensor value, Tensor start, Tensor offset, Tensor? bias, Tensor? residual,"
-    " bool relu, int segments, int[] out) -> Tensor",
+    "(Tensor x, Tensor value, Tensor entries, Tensor? bias, Tensor? residual, bool relu,"
+    " int[] halo, int[] size) -> Tensor",
 )
+_entries = torch.ops.sparsetrain.entries.default
+_entry_places = torch.ops.sparsetrain.entry_places.default
 _spmm = torch.ops.sparsetrain.spmm.default
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Entries:
     """Where the values of a sparse matrix stand, for one shape of x and y.
 
-    They are checked once, here: no entry reads outside x.
+    They are checked and copied once, here: no entry reads outside x, and nothing that becomes of
+    start and offset later changes that.
 
-    Attributes:
+    Args:
         start: `[segments * groups + 1]` int32, into offset; a group is v output channels.
         offset: `[E]` int32, sorted by segment, then group: from the first number that the first
             output reads, in numbers, of a block of x.
@@ -45,54 +60,59 @@ class Entries:
         channels: of y.
         size: rows and columns of y, without its halo.
         x_shape: `[channels, rows, columns, lanes]` of x, its halo included.
+
+    Attributes:
+        count: E.
+        token: what the ops take; valid in this process, and as long as this lives.
+
+    Raises:
+        ValueError: a number is out of range, start does not rise to E, or an offset leaves x.
+        TypeError: start or offset is not int32.
     """
 
-    start: Tensor
-    offset: Tensor
     v: int
     segments: int
     channels: int
     size: tuple[int, int]
     x_shape: tuple[int, int, int, int]
+    count: int
+    token: Tensor = field(repr=False)
 
-    def __post_init__(self) -> None:
-        if self.v not in WIDTHS:
-            raise ValueError(f"Entries: v must be one of {WIDTHS}, got {self.v}")
-        for name, tensor in (("start", self.start), ("offset", self.offset)):
+    def __init__(
+        self,
+        start: Tensor,
+        offset: Tensor,
+        v: int,
+        segments: int,
+        channels: int,
+        size: tuple[int, int],
+        x_shape: tuple[int, int, int, int],
+    ) -> None:
+        for name, tensor in (("start", start), ("offset", offset)):
             if tensor.dtype != torch.int32:
                 raise TypeError(f"Entries: {name} must be int32, got {tensor.dtype}")
-        if min(self.size) < 0:
-            raise ValueError(f"Entries: size must be 0 or more, got {self.size}")
-        self._check_start()
-        self._check_offset()
+        numbers = (v, segments, channels, tuple(size), tuple(x_shape))
+        try:
+            token = _entries(start.contiguous(), offset.contiguous(), *numbers)
+        except RuntimeError as error:
+            raise ValueError(f"Entries: {_plain(error)}") from None
+        names = ("v", "segments", "channels", "size", "x_shape", "count", "token")
+        for name, value in zip(names, (*numbers, offset.numel(), token), strict=True):
+            object.__setattr__(self, name, value)
 
-    def _check_start(self) -> None:
-        groups = -(-self.channels // self.v)
-        if self.start.shape != (self.segments * groups + 1,):
-            raise ValueError(
-                f"Entries: start must be [{self.segments * groups + 1}] for {self.segments}"
-                f" segments of {groups} groups, got {list(self.start.shape)}"
-            )
-        total = len(self.offset)
-        if self.start[0] != 0 or self.start[-1] != total or (self.start.diff() < 0).any():
-            raise ValueError(f"Entries: start must rise from 0 to the {total} entries")
+    @property
+    def start(self) -> Tensor:
+        """A copy."""
+        return _entry_places(self.token)[0]
 
-    def _check_offset(self) -> None:
-        _, _, columns, lanes = self.x_shape
-        numbers = math.prod(self.x_shape)
-        if numbers >= 2**31:
-            raise ValueError(
-                f"Entries: x has {numbers} numbers a block, more than int32 offsets reach"
-            )
-        if len(self.offset) == 0 or 0 in self.size:
-            return
-        first, last = (int(t) for t in self.offset.aminmax())
-        read = ((self.size[0] - 1) * columns + self.size[1]) * lanes
-        if first < 0 or last + read > numbers:
-            raise ValueError(
-                f"Entries: offsets from {first} to {last} leave x, a block of which has"
-                f" {numbers} numbers"
-            )
+    @property
+    def offset(self) -> Tensor:
+        """A copy."""
+        return _entry_places(self.token)[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies and pickles have tokens of their own
+        numbers = (self.v, self.segments, self.channels, self.size, self.x_shape)
+        return Entries, (*_entry_places(self.token), *numbers)
 
 
 def spmm(
@@ -124,14 +144,12 @@ def spmm(
     check_blocked("spmm: x", x, entries.x_shape)
     check_values("spmm", value, entries)
     check_halo("spmm", halo)
-    out = [entries.channels, *entries.size, *halo]
+    size = [entries.channels, *entries.size]
     if bias is not None:
         check_plain("spmm: bias", bias, (entries.channels,))
     if residual is not None:
-        check_plain("spmm: residual", residual, _y_shape(x, out), x.dtype)
-    return _spmm(
-        x, value, entries.start, entries.offset, bias, residual, relu, entries.segments, out
-    )
+        check_plain("spmm: residual", residual, _y_shape(x, size, halo), x.dtype)
+    return _spmm(x, value, entries.token, bias, residual, relu, list(halo), size)
 
 
 def spmm_reference(
@@ -176,9 +194,22 @@ def windows(x: Tensor, entries: Entries) -> Tensor:
     return x.flatten(1)[:, entries.offset.long()[:, None, None] + inner]
 
 
+@torch.library.register_fake("sparsetrain::entries")
+def _(start, offset, v, segments, channels, size, x_shape) -> Tensor:
+    return start.new_empty(1, dtype=torch.int64)
+
+
+@torch.library.register_fake("sparsetrain::entry_places")
+def _(entries) -> tuple[Tensor, Tensor]:
+    sizes = [torch.library.get_ctx().new_dynamic_size() for _ in range(2)]
+    start, offset = (entries.new_empty(n, dtype=torch.int32) for n in sizes)
+    return start, offset
+
+
 @torch.library.register_fake("sparsetrain::spmm")
-def _(x, value, start, offset, bias, residual, relu, segments, out) -> Tensor:
-    return x.new_empty(_y_shape(x, out))
+def _(x, value, entries, bias, residual, relu, halo, size) -> Tensor:
+    one_device("spmm", x, value, bias, residual)
+    return x.new_empty(_y_shape(x, size, halo))
 
 
 def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
@@ -191,7 +222,7 @@ def check_blocked(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
 
 def check_values(op: str, value: Tensor, entries: Entries) -> None:
     """Raises where value is not `[E, v]` fp32."""
-    check_plain(f"{op}: value", value, (entries.offset.numel(), entries.v))
+    check_plain(f"{op}: value", value, (entries.count, entries.v))
 
 
 def check_halo(op: str, halo: tuple[int, int]) -> None:
@@ -200,8 +231,8 @@ def check_halo(op: str, halo: tuple[int, int]) -> None:
         raise ValueError(f"{op}: halo must be 0 or more, got {halo}")
 
 
-def _y_shape(x: Tensor, out: list[int]) -> tuple[int, ...]:
-    channels, rows, columns, above, beside = out
+def _y_shape(x: Tensor, size: list[int], halo: Sequence[int]) -> tuple[int, ...]:
+    (channels, rows, columns), (above, beside) = size, halo
     return (x.shape[0], channels, rows + 2 * above, columns + 2 * beside, x.shape[4])
 
 
@@ -211,6 +242,11 @@ def check_plain(
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     _check_dtype(name, tensor, dtype)
+
+
+def _plain(error: RuntimeError) -> str:
+    """What an op of ours said, without where in its source and its name."""
+    return str(error).splitlines()[0].split(", entries: ")[-1]
 
 
 def _check_dtype(name: str, tensor: Tensor, *dtypes: torch.dtype) -> None:

@@ -12,12 +12,12 @@ fused multiply-adds, on any machine and any number of threads.
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import one_device
 from sparsetrain.ops.spmm import Entries, check_plain, check_values, spmm_reference
 
 torch.library.define(
     "sparsetrain::spmv",
-    "(Tensor x, Tensor value, Tensor start, Tensor offset, Tensor? bias, int segments,"
-    " int channels) -> Tensor",
+    "(Tensor x, Tensor value, Tensor entries, Tensor? bias, int channels) -> Tensor",
 )
 _spmv = torch.ops.sparsetrain.spmv.default
 
@@ -37,13 +37,16 @@ def spmv(x: Tensor, value: Tensor, entries: Entries, bias: Tensor | None = None)
         ValueError: a shape does not fit the entries, or they are not those of a matrix.
         TypeError: a dtype is not fp32.
     """
-    if entries.x_shape[1:] != (1, 1, 1):
-        raise ValueError(f"spmv: entries must be of [inputs, 1, 1, 1], got {entries.x_shape}")
+    if entries.x_shape[1:] != (1, 1, 1) or entries.size != (1, 1):
+        raise ValueError(
+            f"spmv: entries must be of [inputs, 1, 1, 1] and size (1, 1), got {entries.x_shape}"
+            f" and {entries.size}"
+        )
     check_plain("spmv: x", x, (len(x), entries.x_shape[0]))
     check_values("spmv", value, entries)
     if bias is not None:
         check_plain("spmv: bias", bias, (entries.channels,))
-    return _spmv(x, value, entries.start, entries.offset, bias, entries.segments, entries.channels)
+    return _spmv(x, value, entries.token, bias, entries.channels)
 
 
 def spmv_reference(
@@ -55,5 +58,6 @@ def spmv_reference(
 
 
 @torch.library.register_fake("sparsetrain::spmv")
-def _(x, value, start, offset, bias, segments, channels) -> Tensor:
+def _(x, value, entries, bias, channels) -> Tensor:
+    one_device("spmv", x, value, bias)
     return x.new_empty(x.shape[0], channels)

@@ -21,6 +21,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import one_device
 from sparsetrain.ops.topk_checks import (
     SCORES,
     check_found,
@@ -141,6 +142,7 @@ def score_of(
 
 @torch.library.register_fake("sparsetrain::topk_mask")
 def _(weights, grads, within, k, score, alpha, beta, gamma):
+    one_device("topk_mask", *weights, *grads, *within)
     keep = [w.new_empty(w.shape, dtype=torch.bool) for w in weights]
     nan = weights[0].new_empty(len(weights), dtype=torch.int64)
     return keep, nan, weights[0].new_empty((), dtype=torch.int64)

@@ -1,14 +1,13 @@
 """topk_mask over the same tensors again and again: as a method does at every step.
 
-A plan keeps what does not change between calls: the table of pointers that is passed instead of
-lists, the masks' memory, and the last threshold, near which the next one is looked for. The masks
-are those of topk_mask, bit for bit, whatever was selected before.
+A plan keeps what does not change between calls: the masks' memory, and the last threshold, near
+which the next one is looked for. The masks are those of topk_mask, bit for bit, whatever was
+selected before.
 
     CPU   csrc/topk_mask.h, csrc/torch/topk_mask.cpp
     CUDA  topk_mask, for now
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.bits import bits_of
+from sparsetrain.ops.direct import one_device
 from sparsetrain.ops.topk_checks import (
-    DTYPES,
     SCORES,
     check_found,
     check_grads,
@@ -31,13 +30,13 @@ from sparsetrain.ops.topk_checks import (
 from sparsetrain.ops.topk_mask import topk_mask
 
 torch.library.define(
-    "sparsetrain::topk_mask_table",
-    "(Tensor table, Tensor k, Tensor(a!) warm, int score, float alpha, float beta, float gamma,"
-    " bool bits, bool radix) -> (Tensor nan, Tensor candidates)",
+    "sparsetrain::topk_mask_into",
+    "(Tensor[] weights, Tensor[] grads, Tensor[] within, Tensor(a!)[] keep, int[] k,"
+    " Tensor(b!) warm, int score, float alpha, float beta, float gamma, bool bits, bool radix)"
+    " -> (Tensor nan, Tensor candidates)",
 )
-_topk_mask_table = torch.ops.sparsetrain.topk_mask_table.default
+_topk_mask_into = torch.ops.sparsetrain.topk_mask_into.default
 
-COLUMNS = ("weight", "grad", "within", "keep", "numel", "dtype")  # struct Row in C++
 WARM = ("key", "k", "density", "half", "path")  # struct Warm in C++
 PATHS = ("none", "last", "sample", "radix")  # enum Path in C++: where the bracket came from
 
@@ -85,8 +84,6 @@ class TopkMask:
         if within is not None:
             check_within(self._weights, within, self._label)
         self._keep = [self._new_mask(w) for w in self._weights]
-        self._seen: list[list[tuple]] = []
-        self._table = self._new_table()
         groups = len(self._weights) if per_layer else 1
         self._warm = torch.full((groups, len(WARM)), -1.0, dtype=torch.float64)
 
@@ -106,17 +103,11 @@ class TopkMask:
             return topk_mask([], k=sum(counts))
         if self._weights[0].device.type != "cpu":
             return self._one_shot(grads, counts)
-        copies = self._refresh(grads)
-        nan, candidates = _topk_mask_table(
-            self._table,
-            torch.tensor(counts, dtype=torch.int64),
-            self._warm,
-            SCORES.index(self._how["score"]),
-            *(self._how[name] for name in ("alpha", "beta", "gamma")),
-            self._bits,
-            self._radix,
-        )
-        del copies  # which the table pointed to
+        try:
+            nan, candidates = self._select(grads, counts)
+        except RuntimeError:
+            self._check(grads)  # which says it as topk_mask does
+            raise
         if not self._check_found:
             return list(self._keep)
         bad, each = nan.tolist(), 1 if self._per_layer else len(self._weights)
@@ -124,6 +115,22 @@ class TopkMask:
             mine = slice(i * each, (i + 1) * each)
             check_found(bad[mine], wanted, there, self._label[mine])
         return list(self._keep)
+
+    @torch.no_grad()
+    def _select(self, grads: Sequence[Tensor] | None, counts: list[int]) -> tuple[Tensor, Tensor]:
+        if [w.dtype for w in self._weights] != [dtype for _, dtype, _ in self._made_for]:
+            self._check(grads)
+        needed = () if self._how["score"] == "magnitude" else grads or ()
+        return _topk_mask_into(
+            *([_dense(t) for t in some] for some in (self._weights, needed, self._within or ())),
+            self._keep,
+            counts,
+            self._warm,
+            SCORES.index(self._how["score"]),
+            *(self._how[name] for name in ("alpha", "beta", "gamma")),
+            self._bits,
+            self._radix,
+        )
 
     def _counts(self, k: int | Sequence[int]) -> list[int]:
         if isinstance(k, int) == self._per_layer:
@@ -150,37 +157,10 @@ class TopkMask:
         if self._within is not None:
             check_within(self._weights, self._within, self._label)
 
-    def _new_table(self) -> Tensor:
-        """`[weights, columns]` int64, with the columns that stay."""
-        rows = [
-            (0, 0, 0, keep.data_ptr(), w.numel(), DTYPES.index(w.dtype))
-            for w, keep in zip(self._weights, self._keep, strict=True)
-        ]
-        return torch.tensor(rows, dtype=torch.int64).view(-1, len(COLUMNS))
-
     def _new_mask(self, w: Tensor) -> Tensor:
         if self._bits:
             return torch.zeros((w.numel() + 7) // 8, dtype=torch.uint8, device=w.device)
         return torch.zeros(w.shape, dtype=torch.bool, device=w.device)
-
-    def _refresh(self, grads: Sequence[Tensor] | None) -> list[Tensor]:
-        """Writes the pointers that changed to the table; returns the copies they point to."""
-        needed = None if self._how["score"] == "magnitude" else grads
-        inputs = (self._weights, needed or (), self._within or ())
-        seen = [[_signature(t) for t in tensors] for tensors in inputs]
-        copies: list[Tensor] = []
-        if seen == self._seen:
-            return copies
-        self._check(grads)
-        for column, tensors in enumerate(inputs):
-            dense = [t.detach().contiguous() for t in tensors]
-            if dense:
-                pointers = [t.data_ptr() for t in dense]
-                self._table[:, column] = torch.tensor(pointers, dtype=torch.int64)
-            copies += dense
-        strided = any(not t.is_contiguous() for t in itertools.chain(*inputs))
-        self._seen = [[], [], []] if strided else seen
-        return copies
 
     def _one_shot(self, grads: Sequence[Tensor] | None, counts: list[int]) -> list[Tensor]:
         settings = {**self._how, "check": self._check_found}
@@ -210,11 +190,12 @@ class TopkMask:
         return list(self._keep)
 
 
-def _signature(t: Tensor) -> tuple:
-    """What a row of the table, and the checks, were made from."""
-    return t.data_ptr(), t.dtype, t.shape, t.stride()
+def _dense(t: Tensor) -> Tensor:
+    return t if t.is_contiguous() else t.contiguous()
 
 
-@torch.library.register_fake("sparsetrain::topk_mask_table")
-def _(table, k, warm, score, alpha, beta, gamma, bits, radix):
-    return table.new_empty(table.shape[0]), k.new_empty(k.shape)
+@torch.library.register_fake("sparsetrain::topk_mask_into")
+def _(weights, grads, within, keep, k, warm, *options):
+    one_device("topk_mask_into", *weights, *grads, *within, *keep, warm)
+    nan, candidates = (warm.new_empty(len(some), dtype=torch.int64) for some in (weights, k))
+    return nan, candidates

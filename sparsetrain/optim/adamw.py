@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from sparsetrain.ops.masked_adamw import masked_adamw, masked_adamw_table
+from sparsetrain.ops.masked_adamw import masked_adamw, masked_adamw_in_order
 from sparsetrain.ops.masked_sgd import MaskedState
-from sparsetrain.optim.masked import Amp, Group, Masked, Part
+from sparsetrain.optim.masked import Amp, Group, Lists, Masked
 
 
 class _Moments(Masked):
@@ -25,21 +25,30 @@ class _Moments(Masked):
     def _state_names(self, group: Group) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else ()))
 
-    def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
-        betas = (float(beta) for beta in group["betas"])
-        how = (group["eps"], group["weight_decay"], group["decoupled_weight_decay"])
-        keep = self.masked_state == "keep"
-        masked_adamw_table(table, float(group["lr"]), *betas, *how, group["maximize"], keep, *amp)
+    def _step_in_order(self, lists: Lists, group: Group, amp: Amp) -> None:
+        masked_adamw_in_order(
+            lists.weights,
+            lists.grads,
+            *_moments(lists),
+            lists.steps,
+            lists.masks,
+            float(group["lr"]),
+            *(float(beta) for beta in group["betas"]),
+            group["eps"],
+            group["weight_decay"],
+            group["decoupled_weight_decay"],
+            group["maximize"],
+            self.masked_state == "keep",
+            *amp,
+        )
 
-    def _step_lists(self, parts: list[Part], group: Group, amp: Amp) -> None:
+    def _step_lists(self, lists: Lists, group: Group, amp: Amp) -> None:
         masked_adamw(
-            [part.weight for part in parts],
-            [part.grad for part in parts],
-            [part.state[0] for part in parts],
-            [part.state[1] for part in parts],
-            [part.state[2] for part in parts if group["amsgrad"]],
-            [part.step for part in parts if part.step is not None],
-            [part.mask for part in parts],
+            lists.weights,
+            lists.grads,
+            *_moments(lists),
+            lists.steps,
+            lists.masks,
             lr=float(group["lr"]),
             betas=(float(group["betas"][0]), float(group["betas"][1])),
             eps=group["eps"],
@@ -107,3 +116,9 @@ class Adam(_Moments, torch.optim.Adam):
         options: dict[str, Any] = {"maximize": maximize, "capturable": capturable, "fused": True}
         options["decoupled_weight_decay"] = decoupled_weight_decay
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
+
+
+def _moments(lists: Lists) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The first, the second and, with amsgrad, the largest second ones so far."""
+    first, second, *most = lists.states
+    return first, second, most[0] if most else []

@@ -4,8 +4,7 @@ Each is torch's optimizer of its name: the same arguments, param groups, hooks a
 loads into torch's and back, and steps that are equal to rounding, with or without masks.
 """
 
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsetrain.ops.dtypes import DTYPES
+from sparsetrain.ops.in_order import gapless, same_order
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
-from sparsetrain.ops.parameter_table import CODES, gapless, row_of, same_order, table_of
 from sparsetrain.optim.state import clear_, local
 from sparsetrain.support.nearest import unknown
 from sparsetrain.support.wrapped import bare, bare_parameters
@@ -25,7 +25,7 @@ _dtype = attrgetter("dtype")
 
 
 class Part(NamedTuple):
-    """A parameter that has a gradient, and what its step needs; in the order of `row_of`."""
+    """A parameter that has a gradient, and what its step needs."""
 
     weight: Tensor
     grad: Tensor
@@ -40,32 +40,50 @@ class Amp(NamedTuple):
     found_inf: Tensor | None
 
 
+class Lists(NamedTuple):
+    """The parts of several parameters, as an op takes them."""
+
+    weights: list[Tensor]
+    grads: list[Tensor]
+    masks: list[Tensor | None]
+    states: list[list[Tensor]]  # of each kind of state one for each weight
+    steps: list[Tensor]
+    first: bool
+
+    @classmethod
+    def of(cls, parts: list[Part]) -> "Lists":
+        weights, grads, masks, states, steps, first = zip(*parts, strict=True)
+        return cls(
+            list(weights),
+            list(grads),
+            list(masks),
+            [list(kind) for kind in zip(*states, strict=True)],
+            [step for step in steps if step is not None],
+            first[0],
+        )
+
+
 @dataclass(frozen=True)
-class _Table:
-    """A group in one table, which serves until something but a gradient moves."""
+class _Known:
+    """A group's lists, which serve until something but a gradient moves."""
 
     made_from: list[Any]
-    rows: Tensor
-
-    def with_grads(self, grads: Sequence[Tensor]) -> Tensor:
-        addresses = array("q", map(Tensor.data_ptr, grads))
-        self.rows[:, 1] = torch.frombuffer(addresses, dtype=torch.int64)
-        return self.rows
+    lists: Lists
 
 
 class Masked(Optimizer):
     """An optimizer that holds masks, and leaves exact zeros where they are false.
 
-    A subclass says what a parameter's state is called, in the order of a table's columns
-    (`_state_names`), whether its steps are counted, and how to step: by a table on the CPU
-    (`_step_table`) and by lists elsewhere (`_step_lists`).
+    A subclass says what a parameter's state is called (`_state_names`), whether its steps are
+    counted, and how to step: where all lies in order on the CPU (`_step_in_order`), and elsewhere
+    (`_step_lists`).
     """
 
     _step_supports_amp_scaling = True  # GradScaler leaves its division and its check to the step
     masked_state: MaskedState
     _masks: dict[Tensor, Tensor]
     _counts_steps = False
-    _tables: dict[int, _Table]  # of groups that fit into one as a whole
+    _known: dict[int, _Known]  # of groups that are in order as a whole
 
     def set_masks(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Hold these masks instead of those before, and clear what they prune, now and in steps.
@@ -97,7 +115,7 @@ class Masked(Optimizer):
                 found[parameter] = mask
         if masks and not found:
             raise ValueError(f"{who}: none of the masked parameters is this optimizer's")
-        self._masks, self._tables = found, {}
+        self._masks, self._known = found, {}
         with torch.no_grad():
             for parameter, mask in found.items():
                 clear_(parameter, mask, self if self.masked_state == "zero" else None)
@@ -122,7 +140,7 @@ class Masked(Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
-            if p.dtype not in CODES:
+            if p.dtype not in DTYPES:
                 needed = f"{type(self).__name__}: parameters must be fp32, fp64, bf16 or fp16"
                 raise TypeError(f"{needed}, got {p.dtype}")
 
@@ -132,7 +150,7 @@ class Masked(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._tables = {}
+        self._known = {}
         for group in self.param_groups:
             group["fused"] = True  # what torch's optimizer of this name is to do with our state
 
@@ -144,22 +162,22 @@ class Masked(Optimizer):
         if differentiable:
             raise ValueError(f"{who}: differentiable=True is not supported; use torch.optim.{who}")
         self.masked_state = masked_state
-        self._masks, self._tables = {}, {}
+        self._masks, self._known = {}, {}
 
     def _state_names(self, group: Group) -> tuple[str, ...]:
         raise NotImplementedError
 
-    def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
+    def _step_in_order(self, lists: Lists, group: Group, amp: Amp) -> None:
         raise NotImplementedError
 
-    def _step_lists(self, parts: list[Part], group: Group, amp: Amp) -> None:
+    def _step_lists(self, lists: Lists, group: Group, amp: Amp) -> None:
         raise NotImplementedError
 
     def _step_group(self, index: int, group: Group) -> None:
         live, grads = self._with_gradients(group["params"])
-        made_from, known = self._made_from(live, grads, group), self._tables.get(index)
+        made_from, known = self._made_from(live, grads, group), self._known.get(index)
         if known is not None and known.made_from == made_from:
-            self._step_rows(known.with_grads(grads), live, group)
+            self._step_fit(known.lists._replace(grads=grads), group)
             return
         parts = [self._part(p, g, group) for p, g in zip(live, grads, strict=True)]
         whole = all(part.weight is p for part, p in zip(parts, live, strict=True))
@@ -169,17 +187,17 @@ class Masked(Optimizer):
                 fit.append(part)
             else:
                 others.setdefault(part.weight.device, []).append(part)
-        if fit:
-            rows = table_of(row_of(*part) for part in fit)
-            self._step_rows(rows, [part.weight for part in fit], group)
-            if whole and not others and not any(part.first for part in fit):
-                self._tables[index] = _Table(made_from, rows)
+        for lists in _by_first(fit):
+            self._step_fit(lists, group)
+            if whole and len(lists.weights) == len(parts) and not lists.first:
+                self._known[index] = _Known(made_from, lists)
         for device, some in others.items():
-            self._step_lists(some, group, self._amp(device))
+            for lists in _by_first(some):
+                self._step_lists(lists, group, self._amp(device))
 
-    def _step_rows(self, rows: Tensor, weights: list[Tensor], group: Group) -> None:
-        self._step_table(rows, group, self._amp(torch.device("cpu")))
-        torch.autograd.graph.increment_version(weights)
+    def _step_fit(self, lists: Lists, group: Group) -> None:
+        self._step_in_order(lists, group, self._amp(torch.device("cpu")))
+        torch.autograd.graph.increment_version(lists.weights)
 
     def _with_gradients(self, parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Those that have one, and these; the others are masked, which is all of their step."""
@@ -196,7 +214,7 @@ class Masked(Optimizer):
         return live, grads
 
     def _made_from(self, live: list[Tensor], grads: list[Tensor], group: Group) -> list[Any]:
-        """All that a table of these says and needs, but for the gradients' addresses.
+        """All that lists of these say and need, but for the gradients themselves.
 
         Asked for in every step, with caches that the step before has emptied: it is to touch
         little.
@@ -233,7 +251,7 @@ class Masked(Optimizer):
         return Amp(*(None if t is None else t.to(device, torch.float32) for t in tensors))
 
     def _fits(self, part: Part) -> bool:
-        """Whether a row of a table can say this; state and masks are brought into order."""
+        """Whether the op on the CPU can take this; state and masks are brought into order."""
         w, g = part.weight, part.grad
         if not w.is_cpu or g.stride() != w.stride() or g.numel() != w.numel() or g.dtype != w.dtype:
             return False
@@ -246,6 +264,12 @@ class Masked(Optimizer):
         for t in strayed:  # as after model.to(memory_format=...); from the next step on it fits
             t.data = torch.empty_like(w, dtype=t.dtype).copy_(t)
         return not strayed
+
+
+def _by_first(parts: list[Part]) -> list[Lists]:
+    """One of those whose state holds nothing yet, and one of the others, where there are any."""
+    groups = ([p for p in parts if p.first], [p for p in parts if not p.first])
+    return [Lists.of(some) for some in groups if some]
 
 
 def _name(parameter: Tensor, group: Group) -> str:

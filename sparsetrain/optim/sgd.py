@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from sparsetrain.ops.masked_sgd import MaskedState, masked_sgd, masked_sgd_table
-from sparsetrain.optim.masked import Amp, Group, Masked, Part
+from sparsetrain.ops.masked_sgd import MaskedState, masked_sgd, masked_sgd_in_order
+from sparsetrain.optim.masked import Amp, Group, Lists, Masked
 
 
 class SGD(Masked, torch.optim.SGD):
@@ -43,28 +43,36 @@ class SGD(Masked, torch.optim.SGD):
     def _state_names(self, group: Group) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] else ()
 
-    def _step_table(self, table: Tensor, group: Group, amp: Amp) -> None:
-        keep = self.masked_state == "keep"
-        how = (group["dampening"], float(group["weight_decay"]), group["nesterov"])
-        masked_sgd_table(
-            table, float(group["lr"]), group["momentum"], *how, group["maximize"], keep, *amp
+    def _step_in_order(self, lists: Lists, group: Group, amp: Amp) -> None:
+        masked_sgd_in_order(
+            lists.weights,
+            lists.grads,
+            lists.states[0] if lists.states else [],
+            lists.masks,
+            lists.first,
+            float(group["lr"]),
+            group["momentum"],
+            group["dampening"],
+            float(group["weight_decay"]),
+            group["nesterov"],
+            group["maximize"],
+            self.masked_state == "keep",
+            *amp,
         )
 
-    def _step_lists(self, parts: list[Part], group: Group, amp: Amp) -> None:
-        for first in (True, False):
-            some = [part for part in parts if part.first == first]
-            masked_sgd(
-                [part.weight for part in some],
-                [part.grad for part in some],
-                [state for part in some for state in part.state],
-                [part.mask for part in some],
-                lr=float(group["lr"]),
-                momentum=group["momentum"],
-                dampening=group["dampening"],
-                weight_decay=float(group["weight_decay"]),
-                nesterov=group["nesterov"],
-                maximize=group["maximize"],
-                first=first,
-                masked_state=self.masked_state,
-                **amp._asdict(),
-            )
+    def _step_lists(self, lists: Lists, group: Group, amp: Amp) -> None:
+        masked_sgd(
+            lists.weights,
+            lists.grads,
+            lists.states[0] if lists.states else [],
+            lists.masks,
+            lr=float(group["lr"]),
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            weight_decay=float(group["weight_decay"]),
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            first=lists.first,
+            masked_state=self.masked_state,
+            **amp._asdict(),
+        )

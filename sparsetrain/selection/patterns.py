@@ -81,7 +81,7 @@ class Transposed:
     `[O, I / groups, *kernel]`.
     """
 
-    pattern: "Plain"
+    pattern: Unstructured | Vector | NM | Block | Channel
     groups: int = 1
 
     def __post_init__(self) -> None:
@@ -102,8 +102,7 @@ class Transposed:
         return (shape[1] * self.groups, shape[0] // self.groups, *shape[2:])
 
 
-Plain = Unstructured | Vector | NM | Block | Channel
-Pattern = Plain | Transposed
+Pattern = Unstructured | Vector | NM | Block | Channel | Transposed
 PATTERNS: dict[str, tuple[type, int]] = {  # name: (pattern, how many numbers follow it)
     "unstructured": (Unstructured, 0),
     "vector": (Vector, 1),

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sparsetrain.ops import masked_adamw_reference, masked_sgd_reference
-from sparsetrain.ops.parameter_table import CODES, row_of, table_of
 
 SIZES = (1, 0, 7, 8_192, 20_003, 65)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 SOURCE = Path(__file__).parents[1] / "csrc/masked_steps_on_cpu.cpp"
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -34,6 +34,18 @@ def call(step, table, numbers, flags, grad_scale=None, found_inf=None):
         (ctypes.c_bool * len(flags))(*flags),
         *(ctypes.c_void_p(t.data_ptr() if t is not None else 0) for t in (grad_scale, found_inf)),
     )
+
+
+def row_of(weight, grad, mask, states, step=None, first=False):
+    """struct Parameter in csrc/parameter_table.h."""
+    state = [t.data_ptr() for t in states]
+    others = (0 if t is None else t.data_ptr() for t in (mask, step))
+    where = (weight.data_ptr(), grad.data_ptr(), *state, *[0] * (3 - len(state)), *others)
+    return *where, weight.numel(), CODES[weight.dtype], first
+
+
+def table_of(rows):
+    return torch.tensor(list(rows), dtype=torch.int64)
 
 
 def tensors(dtype, states, misaligned=False):

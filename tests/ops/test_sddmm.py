@@ -121,5 +121,5 @@ def test_fake(product):
 def test_registration(product):
     x, value, entries = product(4, 6, (2, 3), 2)
     dy = spmm(x, value, entries, (1, 2))
-    arguments = (dy, x, entries.start, entries.offset, 4, entries.segments, [1, 2])
+    arguments = (dy, x, entries.token, [1, 2], [entries.count, 4])
     torch.library.opcheck(torch.ops.sparsetrain.sddmm.default, arguments)

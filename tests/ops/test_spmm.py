@@ -188,7 +188,7 @@ BAD_ENTRIES = [
     ({"offset": int32(0, 4, -1)}, r"offsets from -1 to 4 leave x, a block of which has 6 numbers"),
     ({"offset": int32(0, 5, 1)}, r"offsets from 0 to 5 leave x, a block of which has 6 numbers"),
     ({"size": (2, 2)}, "offsets from 0 to 4 leave x"),
-    ({"size": (-1, 2)}, r"size must be 0 or more, got \(-1, 2\)"),
+    ({"size": (-1, 2)}, r"size must be two numbers, 0 or more, got \[-1, 2\]"),
     ({"x_shape": (2, 1 << 30, 3, 1)}, "more than int32 offsets reach"),
 ]
 
@@ -211,7 +211,7 @@ def test_fake(product):
 
 def test_registration(product):
     x, value, entries = product(4, 6, (2, 3), 2)
-    residual, out = torch.randn(3, 6, 4, 7, 2), [6, 2, 3, 1, 2]
+    residual, shape = torch.randn(3, 6, 4, 7, 2), ([1, 2], [6, 2, 3])
     for after in ((None, None, False), (torch.randn(6), residual, True)):
-        arguments = (x, value, entries.start, entries.offset, *after, entries.segments, out)
+        arguments = (x, value, entries.token, *after, *shape)
         torch.library.opcheck(torch.ops.sparsetrain.spmm.default, arguments)

@@ -81,7 +81,11 @@ BAD = [
     ({"x": X.T}, ValueError, "x must be contiguous"),
     ({"value": VALUE[1:]}, ValueError, r"value must be \[3, 1\], got \[2, 1\]"),
     ({"bias": torch.ones(2)}, ValueError, r"bias must be \[3\], got \[2\]"),
-    ({"entries": IMAGES}, ValueError, r"entries must be of \[inputs, 1, 1, 1\], got \(2, 1, 2, 1"),
+    (
+        {"entries": IMAGES},
+        ValueError,
+        r"entries must be of \[inputs, 1, 1, 1\] and size \(1, 1\), got \(2, 1, 2, 1",
+    ),
 ]
 
 
@@ -94,5 +98,5 @@ def test_bad_input(how, error, message):
 def test_registration(matrix):
     x, value, entries = matrix(4, 6, 3)
     for bias in (None, torch.randn(6)):
-        arguments = (x, value, entries.start, entries.offset, bias, entries.segments, 6)
+        arguments = (x, value, entries.token, bias, 6)
         torch.library.opcheck(torch.ops.sparsetrain.spmv.default, arguments)

@@ -6,11 +6,12 @@ from typing import Any
 from sparsetrain.selection.masks import COUNTS
 from sparsetrain.support.reading import read_json
 from sparsetrain.support.schema import Anything, Either, Fields, Maybe, Named, Text
+from sparsetrain.training.catalog import METHODS
 from sparsetrain.training.run_state import COUNT, SECONDS, SHARE
 
 ASKED = {
     "cell": Text(),
-    "method": Text(),
+    "method": Text(tuple(METHODS)),
     "seed": COUNT,
     "asked": Fields({}, {"sparsity": SHARE, "flops": SHARE}),
     "data": Text(),

@@ -1,65 +1,15 @@
-"""What one call of a masked optimizer step works on, as one int64 tensor: a row a parameter.
+"""Tensors of a weight in its order in memory, as the masked optimizer steps need them.
 
-Passing hundreds of tensors to a compiled op costs more than a small network's step; passing their
-addresses costs nothing. Weight, gradient, state and mask of a row must lie in memory in the same
-order, without gaps, or a row means other numbers: `InOrder` makes copies that do.
-
-    CPU   csrc/parameter_table.h
-    CUDA  kernels/parameters.cuh, kernels/parameter_table.cu
+A step goes over weight, gradient, state and mask side by side: they must lie in memory in the same
+order, without gaps, or the op refuses them. `InOrder` makes copies that do.
 """
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# weight, grad, state 0, state 1, state 2, mask, step: addresses, 0 for none; then numbers.
-COLUMNS = 10
-CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-torch.library.define("sparsetrain::table_on", "(Tensor table, Tensor like) -> Tensor")
-_table_on = torch.ops.sparsetrain.table_on.default
-
-Row = tuple[int, int, int, int, int, int, int, int, int, int]
-
-
-def table_of(rows: Iterable[Row]) -> Tensor:
-    """`[rows, COLUMNS]` int64 on the CPU."""
-    flat = array("q", [number for row in rows for number in row])
-    if not flat:
-        return torch.empty(0, COLUMNS, dtype=torch.int64)
-    return torch.frombuffer(flat, dtype=torch.int64).view(-1, COLUMNS)
-
-
-def table_on(rows: Iterable[Row], weights: Sequence[Tensor]) -> Tensor:
-    """The same on the weights' device; the host does not wait for it."""
-    table = table_of(rows)
-    return table if not weights or weights[0].is_cpu else _table_on(table, weights[0])
-
-
-def row_of(
-    weight: Tensor,
-    grad: Tensor,
-    mask: Tensor | None,
-    state: Sequence[Tensor],
-    step: Tensor | None = None,
-    first: bool = False,
-) -> Row:
-    """A parameter's row; everything has the memory order of weight, which has no gaps."""
-    s = [t.data_ptr() for t in state]
-    s += [0] * (3 - len(s))
-    return (
-        weight.data_ptr(),
-        grad.data_ptr(),
-        s[0],
-        s[1],
-        s[2],
-        0 if mask is None else mask.data_ptr(),
-        0 if step is None else step.data_ptr(),
-        weight.numel(),
-        CODES.get(weight.dtype, -1),
-        first,
-    )
+from sparsetrain.ops.dtypes import DTYPES
 
 
 def same_order(a: Tensor, b: Tensor) -> bool:
@@ -76,7 +26,7 @@ def gapless(t: Tensor) -> bool:
 
 
 class InOrder:
-    """Tensors that a table can hold, or copies: weights without gaps, the rest in their order."""
+    """Tensors that a step can take, or copies: weights without gaps, the rest in their order."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self._copies: list[tuple[Tensor, Tensor]] = []
@@ -87,7 +37,7 @@ class InOrder:
     def of(self, tensors: Sequence[Tensor], write: bool = True) -> list[Tensor]:
         """One for each weight, or none at all; with `write` copies are written back in the end."""
         return [
-            t if same_order(t, w) else self._copy(t, w, write)
+            t.detach() if same_order(t, w) else self._copy(t.detach(), w, write)
             for t, w in zip(tensors, self.weights, strict=bool(tensors))
         ]
 
@@ -104,6 +54,11 @@ class InOrder:
     def _copy(self, t: Tensor, like: Tensor, write: bool) -> Tensor:
         copy = torch.empty_like(like, dtype=t.dtype).copy_(t)
         if write:
+            if any(step == 0 and size > 1 for size, step in zip(t.shape, t.stride(), strict=True)):
+                raise ValueError(
+                    f"masked step: what is written must not be expanded, got strides {t.stride()}"
+                    f" of shape {tuple(t.shape)}"
+                )
             self._copies.append((t, copy))
         return copy
 
@@ -116,8 +71,12 @@ def check(
         if len(tensors) != len(weights):
             raise ValueError(f"{op}: got {len(weights)} weights and {len(tensors)} {name}")
     for i, w in enumerate(weights):
-        if w.dtype not in CODES:
+        if w.dtype not in DTYPES:
             raise TypeError(f"{op}: weight {i} must be fp32, fp64, bf16 or fp16, got {w.dtype}")
+        if w.device != weights[0].device:
+            raise ValueError(
+                f"{op}: weight {i} is on {w.device}, weight 0 is on {weights[0].device}"
+            )
         for name, tensors in like.items():
             _check_like(f"{op}: {name} {i}", tensors[i], w, w.dtype)
         mask = masks[i]
