@@ -63,7 +63,7 @@ def reshape(
         CheckpointError: they are another model's; `model` is as it was.
     """
     names = {bare(model, name): name for name in model.state_dict()}
-    modules = {bare(model, name): name for name, _ in model.named_modules()}
+    modules = {bare(model, name): name for name, _ in model.named_modules(remove_duplicate=False)}
     try:
         found = {modules.get(name, name): values for name, values in changes.items()}
         check_changes(model, found)

@@ -6,6 +6,7 @@ that was saved: rounding differs from machine to machine, in single precision mo
 tolerance where a network makes much of it; then the same in double precision decides.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -113,13 +114,17 @@ def _outputs(model: nn.Module, tree: Any, seed: int = SEED) -> list[Output] | No
 
 
 def _exact(model: nn.Module, tree: Any) -> list[Output] | None:
-    """The outputs in double precision, where the model has them."""
+    """The outputs in double precision, where the model has them.
+
+    Of a copy: some models keep what they compute from their weights, in the precision of the call.
+    """
     single = any(p.dtype == torch.float32 for p in model.parameters())
     if not single or sum(p.numel() for p in model.parameters()) > EXACT_PARAMETERS:
         return None
     try:
-        with exactly(model, tree) as double:
-            return _outputs(model, double)
+        twin = copy.deepcopy(model)
+        with exactly(twin, tree) as double:
+            return _outputs(twin, double)
     except Exception:  # an operation that has no double precision
         return None
 

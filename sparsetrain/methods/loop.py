@@ -122,8 +122,8 @@ class Loop(Method):
         s.calls.check(who, "after_step", "after_backward", 2)
         missed = self._missed()
         if missed is not None:
-            never = ", since after_backward was called 0 times" if s.step + s.lost == 0 else ""
-            warnings.warn(f"{who}: training ended at step {s.step}{never}, {missed}", stacklevel=2)
+            never = "; after_backward was called 0 times" if s.step + s.lost == 0 else ""
+            warnings.warn(f"{who}: training ended at step {s.step}, {missed}{never}", stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
         s = self._state

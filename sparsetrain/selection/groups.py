@@ -68,8 +68,8 @@ def turns_of(
 ) -> tuple[dict[str, Transposed], Pattern]:
     """Name -> how its weight is turned, and the pattern of all when they are."""
     each = pattern if isinstance(pattern, Mapping) else dict.fromkeys(weights, pattern)
-    turns = {n: each[n] for n in weights if isinstance(each[n], Transposed)}
-    plain = {each[n].pattern if n in turns else each[n] for n in weights}
+    turns = {n: p for n in weights if isinstance(p := each[n], Transposed)}
+    plain = {p.pattern if isinstance(p := each[n], Transposed) else p for n in weights}
     if len(plain) > 1:
         raise ValueError(f"select: need one pattern for all weights, got {sorted(map(str, plain))}")
     return turns, plain.pop() if plain else Unstructured()

@@ -81,7 +81,7 @@ class Transposed:
     `[O, I / groups, *kernel]`.
     """
 
-    pattern: Unstructured | Vector | NM | Block | Channel
+    pattern: "Plain"
     groups: int = 1
 
     def __post_init__(self) -> None:
@@ -102,7 +102,8 @@ class Transposed:
         return (shape[1] * self.groups, shape[0] // self.groups, *shape[2:])
 
 
-Pattern = Unstructured | Vector | NM | Block | Channel | Transposed
+Plain = Unstructured | Vector | NM | Block | Channel
+Pattern = Plain | Transposed
 PATTERNS: dict[str, tuple[type, int]] = {  # name: (pattern, how many numbers follow it)
     "unstructured": (Unstructured, 0),
     "vector": (Vector, 1),

@@ -62,9 +62,10 @@ class Reach:
 
     def patterns(self, pattern: Pattern) -> dict[str, Pattern]:
         """Weight -> the pattern as it lies in this weight."""
-        by_entry = isinstance(pattern, Unstructured)
-        turned = {n: 0 if by_entry else w.inputs_first for n, w in self.weights.items()}
-        return {n: Transposed(pattern, g) if g else pattern for n, g in turned.items()}
+        if isinstance(pattern, Unstructured | Transposed):
+            return dict.fromkeys(self.weights, pattern)
+        groups = {n: w.inputs_first for n, w in self.weights.items()}
+        return {n: Transposed(pattern, g) if g else pattern for n, g in groups.items()}
 
     def alive(self, masks: Masks, within: Masks | None = None) -> dict[str, Tensor]:
         """The masks as weight_norm can bear them: `Weight.alive`."""

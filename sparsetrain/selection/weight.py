@@ -77,7 +77,7 @@ class Weight:
                 return hook.compute_weight(self.layer).detach()
             if isinstance(hook, SpectralNorm):
                 return hook.compute_weight(self.layer, do_power_iteration=False).detach()
-        return _at_rest(self.layer.parametrizations[self.attribute])().detach()
+        return _at_rest(_parametrizations(self.layer, self.attribute))().detach()
 
     def alive(self, mask: Tensor, within: Tensor | None = None) -> Tensor:
         """A mask in which no norm of weight_norm is 0, which would be divided by.
@@ -109,7 +109,7 @@ def held_in(layer: nn.Module, attribute: str) -> nn.Parameter | None:
     if own.get(attribute) is not None:
         return own[attribute]
     if is_parametrized(layer, attribute):
-        return _original(layer.parametrizations[attribute])
+        return _original(_parametrizations(layer, attribute))
     for hook in _makers(layer, attribute):
         return own[f"{attribute}_v" if isinstance(hook, WeightNorm) else f"{attribute}_orig"]
     return None
@@ -118,7 +118,7 @@ def held_in(layer: nn.Module, attribute: str) -> nn.Parameter | None:
 def _makers(layer: nn.Module, attribute: str) -> list[Any]:
     """What makes a weight from other parameters: torch's hooks, or parametrizations."""
     if is_parametrized(layer, attribute):
-        return list(layer.parametrizations[attribute])
+        return list(_parametrizations(layer, attribute))
     found: list[Any] = []
     for hook in layer._forward_pre_hooks.values():
         named = hook._tensor_name if isinstance(hook, BasePruningMethod) else None
@@ -126,6 +126,10 @@ def _makers(layer: nn.Module, attribute: str) -> list[Any]:
             named = hook.name
         found += [hook] * (named == attribute)
     return found
+
+
+def _parametrizations(layer: Any, attribute: str) -> ParametrizationList:
+    return layer.parametrizations[attribute]
 
 
 def _original(made: ParametrizationList) -> nn.Parameter | None:

@@ -17,3 +17,4 @@ from sparsetrain.shrink.protect import protected as protected
 from sparsetrain.shrink.record import arguments as arguments
 from sparsetrain.shrink.rules import rule as rule
 from sparsetrain.shrink.trace import trace as trace
+from sparsetrain.shrink.unproved import Unproved as Unproved

@@ -56,7 +56,7 @@ def check_changes(model: nn.Module, changes: Changes) -> None:
     Raises:
         ValueError: the model has no such attribute, or one of another kind.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, values in changes.items():
         if name not in modules:
             raise ValueError(f"this model has no module {name!r}")
@@ -73,7 +73,7 @@ def take_on(model: nn.Module, changes: Changes) -> None:
     """Give a model the values that `check_changes` let pass."""
     for module, held in with_own_config(model).items():
         vars(module).update(held)
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, values in changes.items():
         module = modules[name]
         remember(module, values)

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,8 @@ from sparsetrain.shrink import budget as budgets
 from sparsetrain.shrink import configs, plan_file, plan_report
 from sparsetrain.shrink.apply import Cut, cut_channels, entries
 from sparsetrain.shrink.attached import Attachments, Together
-from sparsetrain.shrink.changes import changes_of, remember
+from sparsetrain.shrink.changes import remember
+from sparsetrain.shrink.difference import located, ran
 from sparsetrain.shrink.drawing import Run
 from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.graph_module import Modes, graph_module
@@ -26,15 +26,15 @@ from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.shrink.plan_report import Line
 from sparsetrain.shrink.pretrained import Described
 from sparsetrain.shrink.proof import Proof, expect, settled
-from sparsetrain.shrink.record import record
+from sparsetrain.shrink.record import in_training, record
 from sparsetrain.shrink.reducers import rebuild_reducers
-from sparsetrain.shrink.small import Small
+from sparsetrain.shrink.small import Small, Stays
 from sparsetrain.shrink.temperature import keep_temperatures
 from sparsetrain.shrink.trace import follow, trace
+from sparsetrain.shrink.unproved import Differs, Unproved
 from sparsetrain.support.nearest import unknown
-from sparsetrain.support.sample import encoded_or_none
 from sparsetrain.support.terminal import PlainConsole
-from sparsetrain.support.wrapped import bare, unwrapped
+from sparsetrain.support.wrapped import unwrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ class Plan:
         ema: nn.Module | None = None,
         masks: dict[str, Tensor] | None = None,
         verify: bool = True,
-        as_graph: bool = False,
+        as_graph: bool | str = False,
     ) -> nn.Module:
         """Remove the channels for real, in place, from the model and all that goes with it.
 
@@ -76,29 +76,50 @@ class Plan:
             ema: an averaged copy of the model, or an `AveragedModel`.
             masks: parameter name -> bool mask of the parameter's shape.
             verify: prove on the sample that the outputs equal those of the masked model; if they
-                do not, everything is put back.
+                do not, everything is put back. Without it nothing shows a model whose code did not
+                follow its widths: it may fail at its next call, or compute something else. Where
+                lengths or branches hang on the data there may be nothing to compare, and no other
+                way; the message says so.
             as_graph: return a `torch.fx.GraphModule` of the operations that ran on the sample, for
                 a model whose own code mentions a width that goes: in evaluation mode those of that
                 mode, in training mode those of training, dropout among them. It holds the model's
-                parameters and buffers, the same objects under the same names. A model that cannot
-                be recorded in training mode gets a warning that says why: there norms alone train.
+                parameters and buffers, the same objects under the same names, and runs at other
+                sizes of its inputs where the model runs the same operations; what hangs on other
+                data is fixed, with a warning. A model that cannot be recorded in training mode gets
+                a warning that says why: there norms alone train. "auto": only if in place fails.
 
         Returns:
             The model, or the graph module.
 
         Raises:
-            RuntimeError: the shrunk model does not compute what the masked model computes.
+            Unproved: the shrunk model does not compute what the masked model computes; a
+                RuntimeError that names the module and line where the two begin to differ.
             ValueError: the model is no longer what was planned, what is attached to it is not its
                 own, or an optimizer keeps state that cannot shrink along.
         """
+        if as_graph == "auto":
+            if not verify:
+                raise ValueError('apply: as_graph="auto" chooses by the proof, got verify=False')
+            try:
+                return self.apply(optimizer, ema, masks)
+            except Unproved:
+                return self.apply(optimizer, ema, masks, as_graph=True)
+        if isinstance(as_graph, str):
+            raise ValueError(f'apply: as_graph is True, False or "auto", got {as_graph!r}')
         together = Together(self.model, self.graph, Attachments(optimizer, ema, masks or {}))
         if verify and as_graph:  # the graph of training mode is made here, so it is proved here
             self.verify(as_graph=True)
         modes = self._modes if as_graph else None
         proof = self._expect() if verify and not as_graph else None
-        about = self._about(as_graph)
+        about = plan_file.about(self.model, self.sample, self.kept, self.graph, as_graph)
         parts = [] if as_graph else configs.described(self.model)
-        shrunk, _, _ = self._cut(together, proof, modes, parts)
+        try:
+            shrunk, _, _ = self._cut(together, proof, modes, parts)
+        except Differs:
+            if not self._runs_as_planned():
+                raise
+            self.verify(training=False)  # double precision tells whether it is rounding
+            shrunk, _, _ = self._cut(together, None, modes, parts)
         remember(unwrapped(shrunk)[0], (), **about)
         rebuild_reducers(self.model)
         return shrunk
@@ -115,7 +136,7 @@ class Plan:
             The largest error, relative to the largest entry of what is compared.
 
         Raises:
-            RuntimeError: they differ by more than rounding, or the shrunk model does not run.
+            Unproved: they differ by more than rounding, or the shrunk model does not run.
         """
 
         def prove(sample: Any) -> float:
@@ -127,23 +148,6 @@ class Plan:
             return replace(self, sample=sample, graph=graph)._prove(as_graph, training)
 
         return settled(prove, self.model, self.sample)
-
-    def _about(self, as_graph: bool) -> dict[str, Any]:
-        """What `checkpoint.save_model` writes of the removal beside tensors and numbers."""
-        sample = encoded_or_none(self.sample)
-        if not as_graph:
-            return {"sample": sample}
-        inner, _ = unwrapped(self.model)
-        state = inner.state_dict()
-        origin = {
-            "shapes": {bare(inner, n): list(t.shape) for n, t in state.items()},
-            "changes": {bare(inner, n): deepcopy(c) for n, c in changes_of(state).items()},
-            "heads": self.graph.walk.heads,
-            "outputs": _told(self._outputs),
-            "groups": plan_file.groups_of(self.model, self.kept, self.graph),
-            "sample": sample,
-        }
-        return {"sample": sample, "origin": origin}
 
     @cached_property
     def _modes(self) -> Modes:
@@ -160,16 +164,26 @@ class Plan:
         if training:
             trains = modes.training or self._trains(_NormBase) if modes else self._trains()
         together = Together(self.model, self.graph)
-        _, cut, error = self._cut(together, self._expect(trains), modes)
+        _, cut, error = self._cut(together, self._expect(trains, modes), modes, trains=trains)
         cut.undo()
         return error
 
-    def _trains(self, only: type[nn.Module] = nn.Module) -> Run:
-        program = record(self.model, self.sample, True, only, outputs=self._outputs)
-        return Run(self.sample, follow(program, self.graph.walk.heads))
+    def _runs_as_planned(self) -> bool:
+        """Whether the model runs the operations that were recorded."""
+        program = record(self.model, self.sample, outputs=self._outputs)
+        return [s.op for s in program.steps] == [s.op for s in self.graph.walk.program.steps]
 
-    def _expect(self, trains: Run | None = None) -> Proof:
-        return expect(self.model, self.graph, self.kept, self.sample, trains)
+    def _trains(self, only: type[nn.Module] = nn.Module) -> Run:
+        sample, program = in_training(self.model, self.sample, only=only, outputs=self._outputs)
+        return Run(sample, follow(program, self.graph.walk.heads))
+
+    def _expect(self, trains: Run | None = None, modes: Modes | None = None) -> Proof:
+        live = modes is None
+        return expect(self.model, self.graph.walk, self._stays, self.sample, trains, live)
+
+    @property
+    def _stays(self) -> Stays:
+        return entries(self.graph, self.kept)
 
     def _cut(
         self,
@@ -177,10 +191,11 @@ class Plan:
         proof: Proof | None,
         modes: Modes | None,
         parts: Sequence[Described] = (),
+        trains: Run | None = None,
     ) -> tuple[nn.Module, Cut, float]:
         shrunk = self.model
         if modes is not None:
-            shrunk = graph_module(self.model, modes, entries(self.graph, self.kept))
+            shrunk = graph_module(self.model, modes, self._stays)
         cut = cut_channels(together, self.kept)
         try:
             take_back = configs.say(cut, self.model, parts, proof is not None)
@@ -191,6 +206,12 @@ class Plan:
                     raise
             take_back()  # its own code reads the config, and means other numbers
             return shrunk, cut, self._proved(together, cut, proof, shrunk)
+        except Unproved as problem:
+            run = Run(self.sample, self.graph.walk)
+            run = trains if problem.training and trains else run
+            found = [] if modes else ran(shrunk, run.sample, problem.training)
+            cut.undo()
+            raise located(problem, self.model, run, self._stays, found) from problem.__cause__
         except BaseException:
             cut.undo()
             raise
@@ -200,7 +221,7 @@ class Plan:
     ) -> float:
         cut.unmultiply()
         if shrunk is self.model:  # a graph module knows each scale
-            small = Small(self.graph.walk, entries(self.graph, self.kept))
+            small = Small(self.graph.walk, self._stays)
             keep_temperatures(cut, together, small, self.sample)
         return 0.0 if proof is None else proof.check(shrunk, cut.factors)
 
@@ -246,13 +267,6 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; `load_plan` reads it."""
         plan_file.write(Path(path), self.model, self.kept, self.graph, self.basis)
-
-
-def _told(outputs: Outputs) -> Any:
-    """As a file can say it; of a function, that there was one."""
-    if callable(outputs):
-        return {"function": getattr(outputs, "__name__", "")}
-    return outputs if outputs is None or isinstance(outputs, str | int) else list(outputs)
 
 
 def load_plan(

@@ -3,16 +3,20 @@
 import json
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsetrain.shrink.changes import changes_of
 from sparsetrain.shrink.graph import Graph, Group
+from sparsetrain.shrink.outputs import Outputs
 from sparsetrain.support.files import write_text
 from sparsetrain.support.nearest import unknown
 from sparsetrain.support.reading import reading, text_of
+from sparsetrain.support.sample import encoded_or_none
 from sparsetrain.support.schema import Anything, Each, Fields, Named, Number, Text
 from sparsetrain.support.wrapped import bare, unwrapped
 
@@ -41,6 +45,33 @@ def groups_of(model: nn.Module, kept: Kept, graph: Graph) -> dict[str, dict[str,
         _bare(model, name): {"width": graph[name].width, "kept": stay.tolist()}
         for name, stay in kept.items()
     }
+
+
+def about(
+    model: nn.Module, sample: Any, kept: Kept, graph: Graph, as_graph: bool
+) -> dict[str, Any]:
+    """What `checkpoint.save_model` writes of a removal beside tensors and numbers."""
+    encoded = encoded_or_none(sample)
+    if not as_graph:
+        return {"sample": encoded}
+    inner, _ = unwrapped(model)
+    state = inner.state_dict()
+    origin = {
+        "shapes": {bare(inner, n): list(t.shape) for n, t in state.items()},
+        "changes": {bare(inner, n): deepcopy(c) for n, c in changes_of(state).items()},
+        "heads": graph.walk.heads,
+        "outputs": _told(graph.walk.program.wanted),
+        "groups": groups_of(model, kept, graph),
+        "sample": encoded,
+    }
+    return {"sample": encoded, "origin": origin}
+
+
+def _told(outputs: Outputs) -> Any:
+    """As a file can say it; of a function, that there was one."""
+    if callable(outputs):
+        return {"function": getattr(outputs, "__name__", "")}
+    return outputs if outputs is None or isinstance(outputs, str | int) else list(outputs)
 
 
 def read(path: Path, model: nn.Module, graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:

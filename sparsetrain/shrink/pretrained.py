@@ -145,7 +145,7 @@ class Described:
         now = _numbers(self.model)
         for (module, name), before in self.numbers.items():
             after = now.get((module, name))
-            if type(before) is type(after) is int:
+            if type(before) is int and type(after) is int:
                 named[name][after] += 1
                 became[before][after] += 1
         smaller = [(n, m) for n, new in became.items() for m in new if 0 < m < n]
@@ -261,15 +261,15 @@ def _numbers(model: nn.Module) -> dict[tuple[str, str], Any]:
     return found
 
 
-def _leaves(config: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
+def _leaves(config: Any, path: Path = (), said: str = "") -> Iterator[tuple[Path, int]]:
     """The whole numbers of a config, further objects and lists included."""
     held = enumerate(config) if isinstance(config, list) else vars(config).items()
     for name, value in held:
-        said = name if isinstance(name, str) else str(path[-1])
+        said = name if isinstance(name, str) else said
         if type(value) is int and value > 1 and WIDTH.search(said) and not NO_WIDTH.search(said):
             yield (*path, name), value
-        elif isinstance(value, list) or (_is_object(value) and len(path) < 4):
-            yield from _leaves(value, (*path, name))
+        elif (isinstance(value, list) or _is_object(value)) and len(path) < 4:
+            yield from _leaves(value, (*path, name), said)
 
 
 def _objects(old: Any, new: Any) -> Iterator[tuple[int, Any]]:

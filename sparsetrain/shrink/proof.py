@@ -5,13 +5,13 @@ cut where they are read. Both run on the same sample; outputs must be equal to f
 in training mode also the gradients of a fixed random projection of the output, entry by entry of
 everything that stayed.
 
-A norm over few positions, or a ReLU near zero, makes much of rounding. Where single precision
-leaves it open whether a difference is more than that, double precision answers.
+A norm over few positions, or a ReLU near zero, makes much of rounding: where single precision
+leaves it open, double answers. Ties of a sort are broken alike (shrink/choices.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,29 +19,25 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from sparsetrain.optim import set_data_
-from sparsetrain.shrink.apply import Kept, entries
+from sparsetrain.shrink.choices import AsChosen, Choices
 from sparsetrain.shrink.drawing import Means, Run
-from sparsetrain.shrink.graph import Graph
 from sparsetrain.shrink.outputs import Outputs, compared
-from sparsetrain.shrink.program import Program
+from sparsetrain.shrink.program import Program, data_steps
 from sparsetrain.shrink.record import SEED, arguments, tensors_of
 from sparsetrain.shrink.reducers import rebuild_reducers
-from sparsetrain.shrink.replay import replay
+from sparsetrain.shrink.replay import replay, replay_live
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import Walk
+from sparsetrain.shrink.unproved import Differs, Unproved
 from sparsetrain.support.gradients import gradients
 from sparsetrain.support.modes import SHARED, quietly
 
 # Sums of up to some thousand products change in their order; relative to the largest entry.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-# Of results in double precision on whose way something is cast to single, as RMS norms, rotary
-# positions and softmaxes often are: its 24 bits, 6e-8, over a dozen such places.
+# Of results in double precision on whose way something is cast to single, as RMS norms and
+# softmaxes often are: its 24 bits, 6e-8, over a dozen such places.
 CAST = 1e-6
 AS_GRAPH = "; apply(as_graph=True) helps where its code mentions a width that went"
-
-
-class Differs(RuntimeError):
-    """Two numbers that should be the same."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ class Proof:
     outputs: list[Tensor]  # evaluation mode
     double: float  # what counts as rounding in double precision
     wanted: Outputs = None  # which these outputs are
+    choices: Choices = field(default_factory=Choices)
+    data: str = ""  # steps by which the code learns from the data what it does
     training: "TrainingProof | None" = None
 
     def check(self, model: nn.Module, factors: Mapping[str, Tensor] | None = None) -> float:
@@ -61,20 +59,31 @@ class Proof:
             factors: parameter -> by what its entries were multiplied beside.
 
         Raises:
-            RuntimeError: it is more than rounding; of type Differs where it is just that.
+            Unproved: it is more than rounding; of type Differs where it is just that.
         """
+        training = False
         try:
-            found = _outputs(model, self.sample, self.wanted)
+            with AsChosen(self.choices, _tolerances(self.double)):
+                found = _outputs(model, self.sample, self.wanted)
             error = _compare(["output"] * len(found), self.outputs, found, self.double)
+            training = True
             if self.training is not None:
                 error = max(error, self.training.check(model, factors or {}))
             _call_gradient_hooks(model)
         except Exception as problem:  # a model may raise what it likes
             reason = (str(problem).splitlines() or [repr(problem)])[0]
             hint = "" if isinstance(model, fx.GraphModule) else AS_GRAPH
-            kind = Differs if isinstance(problem, Differs) else RuntimeError
-            raise kind(f"the shrunk model fails its proof: {reason}{hint}") from problem
+            kind = Differs if isinstance(problem, Differs) else Unproved
+            reason = f"the shrunk model fails its proof: {reason}"
+            raise kind(reason, self._about_data() + hint, training) from problem
         return error
+
+    def _about_data(self) -> str:
+        said = (
+            f"; what it does hangs on data ({self.data}): if lengths or branches come out otherwise"
+            " without the channels there is nothing to compare, and verify=False goes without proof"
+        )
+        return said if self.data else ""
 
 
 @dataclass(frozen=True)
@@ -86,9 +95,11 @@ class TrainingProof:
     gradients: dict[str, Tensor]
     double: float
     wanted: Outputs
+    choices: Choices
 
     def check(self, model: nn.Module, factors: Mapping[str, Tensor]) -> float:
-        outputs, gradients = _learn(model, self.sample, self.wanted)
+        with AsChosen(self.choices, _tolerances(self.double)):
+            outputs, gradients = _learn(model, self.sample, self.wanted)
         names = ["training output"] * len(outputs)
         error = _compare(names, self.outputs, outputs, self.double)
         names = [f"gradient of {name}" for name in self.gradients]
@@ -137,39 +148,52 @@ def exactly(model: nn.Module, sample: Any) -> Iterator[Any]:
 
 def expect(
     model: nn.Module,
-    graph: Graph,
-    kept: Kept,
+    walk: Walk,
+    stays: Stays,
     sample: Any,
     trained: Run | None = None,
+    live: bool = True,
 ) -> Proof:
     """Compute what the shrunk model must compute; the model is left as it was.
 
     Args:
         trained: its call in training mode, for a proof in that mode, too.
+        live: its code sees the data of the network that is cut, if it looks at any, and not those
+            of the record, as a graph module does.
     """
-    return expect_of(model, graph.walk, entries(graph, kept), sample, trained)
-
-
-def expect_of(
-    model: nn.Module, walk: Walk, stays: Stays, sample: Any, trained: Run | None = None
-) -> Proof:
-    """The same, given which entries of its tensors stay."""
+    choices, program = Choices(), walk.program
+    data = ", ".join(dict.fromkeys(str(step) for step in data_steps(program)))
     with torch.no_grad(), quietly(model, False, SEED):
-        outputs = replay(walk, model, sample, stays)
+        outputs = _live(walk, model, sample, stays, choices) if live and data else None
+        if outputs is None:
+            outputs = replay(walk, model, sample, stays, choices)
     training = None if trained is None else _expect_trained(model, trained, stays)
-    program = walk.program
-    return Proof(sample, _floating(outputs), _rounding(program), program.wanted, training)
+    floating, double = _floating(outputs), _rounding(program)
+    return Proof(sample, floating, double, program.wanted, choices, data, training)
+
+
+def _live(
+    walk: Walk, model: nn.Module, sample: Any, stays: Stays, choices: Choices
+) -> list[Tensor] | None:
+    """None where the code does something else than was recorded."""
+    try:
+        return replay_live(walk, model, sample, stays, choices)
+    except Exception:  # numbers that it meets there may break it anywhere
+        choices.made.clear()
+        return None
 
 
 def _expect_trained(model: nn.Module, trained: Run, stays: Stays) -> TrainingProof:
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    choices = Choices()
     with torch.enable_grad(), quietly(model, True, SEED), Means():
-        outputs = _floating(replay(trained.walk, model, trained.sample, stays))
+        outputs = _floating(replay(trained.walk, model, trained.sample, stays, choices))
         found = gradients(lambda: _projected(outputs), list(wanted.values()), model)
     by_name = _dense(wanted, found)
     kept = {n: _kept(g, stays.get(n, {})) for n, g in by_name.items()}
     outputs, program = [o.detach() for o in outputs], trained.walk.program
-    return TrainingProof(trained.sample, outputs, kept, _rounding(program), program.wanted)
+    double = _rounding(program)
+    return TrainingProof(trained.sample, outputs, kept, double, program.wanted, choices)
 
 
 def _rounding(program: Program) -> float:
@@ -242,6 +266,10 @@ def _floating(tensors: list[Tensor]) -> list[Tensor]:
     return [t for t in tensors if t.is_floating_point()]
 
 
+def _tolerances(double: float) -> dict[torch.dtype, float]:
+    return TOLERANCE | {torch.float64: double}
+
+
 def _compare(
     names: list[str],
     wanted: list[Tensor],
@@ -250,7 +278,7 @@ def _compare(
     slack: float = 1,
 ) -> float:
     """Largest error over all tensors, relative to the largest entry of them all."""
-    tolerances = TOLERANCE | {torch.float64: double}
+    tolerances = _tolerances(double)
     scale = max([float(t.double().abs().max()) for t in wanted if t.numel()], default=0.0)
     worst = 0.0
     for name, a, b in zip(names, wanted, found, strict=True):

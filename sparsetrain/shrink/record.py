@@ -44,7 +44,7 @@ def record(
     only: type[nn.Module] = nn.Module,
     dropout: bool = False,
     outputs: Outputs = None,
-    results: list[list[Tensor]] | None = None,
+    results: list[tuple[Any, list[Tensor]]] | None = None,
 ) -> Program:
     """Run `model` once on `sample`, and leave it as it was.
 
@@ -52,7 +52,7 @@ def record(
         sample: one input, or a tuple of positional inputs, or a dict of keyword inputs.
         training: in training mode, with or without `dropout`, for modules of class `only` alone.
         outputs: which of its results matter (shrink/outputs.py); by default all.
-        results: gets copies of what each step makes, also where the model breaks off.
+        results: gets each operation with copies of what it makes, also where the model breaks off.
 
     Raises:
         ValueError: the model does not run on this sample; the message ends with its own reason.
@@ -64,7 +64,7 @@ def record(
         with (
             torch.set_grad_enabled(training),  # attention has other operations where it learns
             quietly(model, training, SEED, only, dropout),
-            _without_fast_paths(),
+            without_fast_paths(),
             recorder.scopes(model),
             found.marked(),
             found,
@@ -163,7 +163,7 @@ class _Recorder(TorchDispatchMode):
         step = Step(func, given, named, outputs, scope, _line())
         self.program.steps.append(step)
         if self._results is not None:
-            self._results.append([t.detach().clone() for t in tensors])
+            self._results.append((func, [t.detach().clone() for t in tensors]))
         for value, tensor in zip(outputs, tensors, strict=True):
             value.known = _numbers(tensor) if step.constant else None
         return results
@@ -233,7 +233,7 @@ def _numbers(tensor: Tensor) -> Tensor | None:
 
 
 @contextmanager
-def _without_fast_paths() -> Iterator[None]:
+def without_fast_paths() -> Iterator[None]:
     """Transformer and recurrent layers as separate operations."""
     backends: Any = torch.backends
     mha, mkldnn, cudnn = backends.mha, backends.mkldnn, backends.cudnn

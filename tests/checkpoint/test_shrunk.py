@@ -214,3 +214,20 @@ def test_torchs_own_attention_is_loaded_with_its_heads(tmp_path, heads):
     st.checkpoint.load_model(tmp_path / "m.st", fresh)
     assert torch.equal(fresh(X), model(X))
     assert fresh[1].self_attn.num_heads == model[1].self_attn.num_heads
+
+
+def test_a_module_under_two_names_is_found_by_both(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = Attention()
+            self.b = self.a
+
+        def forward(self, x):
+            return self.a(x) + self.b(2 * x)
+
+    model, fresh = Twice(), Twice()
+    halved(model).apply()
+    st.checkpoint.save_model(tmp_path / "m.st", model)
+    st.checkpoint.load_model(tmp_path / "m.st", fresh)
+    assert torch.equal(fresh(X), model(X))

@@ -120,7 +120,7 @@ def test_a_hook_that_is_never_called_is_noticed_in_the_end():
 def test_hooks_that_were_never_called_are_noticed_in_the_end():
     method = methods.GMP(0.8, 100, interval=5)
     method.start(model := network(), sgd(model))
-    with pytest.warns(UserWarning, match="at step 0, since after_backward was called 0 times, bef"):
+    with pytest.warns(UserWarning, match="ended at step 0, .*; after_backward was called 0 times"):
         method.finish()
 
 

@@ -60,7 +60,8 @@ def images(n=2):
 def test_a_model_that_does_not_run_in_place_does_as_a_graph():
     model = Literal().eval()
     removal = halved(model, images())
-    with pytest.raises(RuntimeError, match="1x16 and 8x4.; apply.as_graph=True"):
+    where = r"8x4\), first at aten.view in test_graph_module.py:\d+; apply.as_graph=True"
+    with pytest.raises(RuntimeError, match=where):
         removal.apply()
     wanted = copy.deepcopy(model)
     with torch.no_grad():
@@ -252,6 +253,18 @@ def masked_outputs(make, removal, sample, given):
     walk = follow(record(model, given))
     with torch.no_grad():
         return replay(walk, model, given, entries(removal.graph, removal.kept))[0]
+
+
+def test_auto_takes_a_graph_where_in_place_fails():
+    model = Literal()
+    small = halved(model, images()).apply(as_graph="auto")
+    assert isinstance(small, torch.fx.GraphModule)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Linear(16, 3))
+    assert halved(model, torch.randn(2, 6)).apply(as_graph="auto") is model
+    with pytest.raises(ValueError, match='as_graph="auto" chooses by the proof, got verify=False'):
+        halved(Literal(), images()).apply(as_graph="auto", verify=False)
+    with pytest.raises(ValueError, match="as_graph is True, False or .auto., got 'maybe'"):
+        halved(Literal(), images()).apply(as_graph="maybe")
 
 
 class Branches(nn.Module):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.shrink.conformance.hard import Hard, weights
-from sparsetrain.shrink.proof import AS_GRAPH, expect_of
+from sparsetrain.shrink.proof import expect
 from sparsetrain.shrink.record import arguments, record, tensors_of
 from sparsetrain.shrink.small import Stays
 from sparsetrain.shrink.trace import HEADS, follow
+from sparsetrain.shrink.unproved import Unproved
 
 Prune = Callable[[nn.Module, Any], nn.Module]
 
@@ -39,8 +40,8 @@ def check(graph: Hard, prune: Prune) -> str | None:
         compare(before, after, sample, stays)
         _train(after, sample)
     except Exception as problem:
-        lines = str(problem).splitlines() or [repr(problem)]
-        return lines[0].removesuffix(AS_GRAPH)
+        said = problem.reason if isinstance(problem, Unproved) else str(problem)
+        return (said.splitlines() or [repr(problem)])[0]
     return None
 
 
@@ -58,7 +59,7 @@ def compare(before: nn.Module, after: nn.Module, sample: Any, stays: Stays) -> f
     for heads, whole in itertools.product(HEADS, (True, False)):
         try:
             walk = follow(program, heads, whole_groups=whole)
-            return expect_of(before, walk, stays, sample).check(after)
+            return expect(before, walk, stays, sample).check(after)
         except RuntimeError as problem:
             problems.append(problem)
     raise problems[0]
