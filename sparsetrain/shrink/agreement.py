@@ -30,7 +30,9 @@ def agree(tracer: Tracer, program: Program) -> None:
             known = first.setdefault(same.of(key), labels)
             if known is not labels and len(known) == len(labels):
                 pairs.append((known, labels))
-    of = tracer.solve().of if pairs else None
+    if not pairs:
+        return
+    of = tracer.solve().of
     for a, b in pairs:
         if not np.array_equal(np.sort(of[a]), np.sort(of[b])):  # or they are as many anyway
             tracer.tie(a, b, "the model's code counts them by one number")

@@ -13,10 +13,12 @@ from sparsetrain.shrink.multihead import (
 )
 from sparsetrain.shrink.small import Small
 
+TORCHS = (nn.MultiheadAttention, ShrunkMultiheadAttention)  # not a subclass of a user's own
+
 
 def tensor_sizes(module: nn.Module, heads: int = 0) -> dict[str, Any]:
     """What a layer of torch says of itself, from its tensors, and of attention so many `heads`."""
-    if type(module) in (nn.MultiheadAttention, ShrunkMultiheadAttention):
+    if isinstance(module, nn.MultiheadAttention) and type(module) in TORCHS:
         return attention_sizes(module, heads or module.num_heads)
     if isinstance(module, nn.Transformer | nn.TransformerEncoder):
         return transformer_sizes(module)

@@ -140,7 +140,8 @@ class GraphBuilder:
         if isinstance(once, float):
             power = node if grown.power == 1 else self._call(operator.pow, node, grown.power)
             return self._call(operator.mul, power, grown.factor)
-        return self._linear(node, grown.factor if grown.more else Fraction(small, left), grown.more)
+        factor = Fraction(grown.factor) if grown.more else Fraction(small, left)
+        return self._linear(node, factor, grown.more)
 
     def _linear(self, node: fx.Node, factor: Fraction, more: Fraction) -> fx.Node:
         parts = math.lcm(factor.denominator, more.denominator)

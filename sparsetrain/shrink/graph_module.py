@@ -124,9 +124,10 @@ def graph_module(model: nn.Module, modes: Modes, stays: Stays) -> TwoModes:
     _share(model, root)
     calls = zip((modes.evaluation, modes.training), modes.grown, STRUCTURES, strict=True)
     graph, trains = (
-        call and GraphBuilder(model, root, call, stays, (others, structure)).build()
-        for call, others, structure in calls
+        None if call is None else GraphBuilder(model, root, call, stays, (others, name)).build()
+        for call, others, name in calls
     )
+    assert graph is not None
     module = TwoModes(root, graph, type(model).__name__)
     module.training_graph = trains
     for held in (module._parameters, module._buffers, module._modules):

@@ -145,7 +145,7 @@ def _fit(
             if max(factors) - min(factors) <= 1e-9 * abs(factors[0]):
                 return factors[0], Fraction(0), power
         return None
-    (n, s), *others = zip(numbers, sizes, strict=True)
+    (n, s), *others = zip(map(int, numbers), sizes, strict=True)
     if all(n * other == number * s for number, other in others):
         return Fraction(n, s), Fraction(0), 1
     slopes = {Fraction(m - n, t - s) for m, t in others if t != s}

@@ -104,7 +104,7 @@ class Replay:
         cuts = self.cuts(step)
         if any(cut.whole for cut in cuts):
             return self._run_small(step, found)
-        zeroed = dict(found) if cuts else found
+        zeroed = dict(found)
         for cut in cuts:
             dead = torch.from_numpy(np.flatnonzero(self.small.dead(cut.labels)))
             zeroed[cut.value] = zeroed[cut.value].index_fill(cut.dim, dead, 0)

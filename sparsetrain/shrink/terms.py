@@ -86,7 +86,7 @@ class Own(int):
         return float(self) ** power
 
     def __neg__(self) -> int:
-        return _made(operator.neg, self)
+        return _made(_negative, self)
 
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other)
@@ -117,6 +117,10 @@ def _operator(op: Callable[[Any, Any], Any], swapped: bool = False) -> Callable[
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Own, f"__{_name}__", _operator(getattr(operator, _name)))
     setattr(Own, f"__r{_name}__", _operator(getattr(operator, _name), swapped=True))
+
+
+def _negative(number: int) -> int:
+    return -number
 
 
 def _made(op: Callable[..., int], *numbers: int) -> int:
@@ -178,4 +182,5 @@ def multiplied(each: list[Factors]) -> Factors:
     for _, own in each:
         for part, power in own:
             powers[part] = powers.get(part, 0) + power
-    return prod(number for number, _ in each), frozenset(p for p in powers.items() if p[1])
+    number = prod((number for number, _ in each), start=Fraction(1))
+    return number, frozenset(p for p in powers.items() if p[1])

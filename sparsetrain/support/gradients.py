@@ -21,7 +21,7 @@ def gradients(
     if not wanted:
         return []
     try:
-        found = list(torch.autograd.grad(value, wanted, allow_unused=True))
+        found: list[Tensor | None] = [*torch.autograd.grad(value, wanted, allow_unused=True)]
         if all(g is not None for g in found) or not _written_in_python(value):
             return found
     except RuntimeError:

@@ -53,7 +53,7 @@ def compiled(net):
 
 
 @pytest.mark.parametrize("wrap", [nn.Module.eval, nn.DataParallel, AveragedModel, compiled])
-@pytest.mark.parametrize(("given", "kept"), GIVEN, ids=str)
+@pytest.mark.parametrize(("given", "kept"), GIVEN)
 def test_what_is_protected_keeps_its_channels(given, kept, wrap):
     net = Net()
     model = wrap(net)

@@ -69,7 +69,7 @@ def randomized(model: nn.Module) -> nn.Module:
 
 
 class Net(nn.Module):
-    """Layers by name, and a forward pass given as a function of the network and its inputs."""
+    """Layers and numbers by name; a forward pass as a function of the network and its inputs."""
 
     def __init__(self, forward: Callable[..., Any], **members: Any) -> None:
         super().__init__()

@@ -36,20 +36,17 @@ def sizes_in_a_list() -> nn.Module:
         a, b = torch.split(n.a(x), n.sizes, 1)
         return n.out(n.b(a) + n.c(b))
 
-    net = Net(forward, a=conv(3, 10), b=conv(4, 6), c=conv(6, 6), out=conv(6, 2))
-    net.sizes = [4, 6]
-    return net
+    return Net(forward, a=conv(3, 10), b=conv(4, 6), c=conv(6, 6), out=conv(6, 2), sizes=[4, 6])
 
 
 @hard(image)
 def shape_in_a_tuple() -> nn.Module:
     """A scale that is viewed in the shape that its module keeps."""
-    net = Net(
+    return Net(
         lambda n, x: n.out(n.a(x) * n.scale.view(n.like)),
         **{"a": conv(3, 8), "scale": parameter(8), "out": conv(8, 2)},
+        like=(8, 1, 1),
     )
-    net.like = (8, 1, 1)
-    return net
 
 
 class Heads(nn.Module):
@@ -98,9 +95,7 @@ def width_of_another_tensor() -> nn.Module:
         return n.out(x + n.o(y.transpose(1, 2).reshape(samples, length, width)))
 
     layers = {"start": nn.Linear(6, 8), "qkv": nn.Linear(8, 24), "o": nn.Linear(8, 8)}
-    net = Net(forward, **layers, out=nn.Linear(8, 2))
-    net.heads = 4
-    return net
+    return Net(forward, **layers, out=nn.Linear(8, 2), heads=4)
 
 
 @hard(sequence)
@@ -119,9 +114,7 @@ def heads_times_the_batch() -> nn.Module:
         return n.out(y.reshape(samples, length, n.heads * n.size))
 
     layers = {name: nn.Linear(6, 8) for name in "qkv"}
-    net = Net(forward, **layers, out=nn.Linear(8, 2))
-    net.heads, net.size = 4, 2
-    return net
+    return Net(forward, **layers, out=nn.Linear(8, 2), heads=4, size=2)
 
 
 @hard(image, whole=("fixed.weight",), refused="it is the model's output")
@@ -133,9 +126,7 @@ def widths_of_one_size() -> nn.Module:
         z = n.b(n.a(x).relu())
         return (y + z).view(len(x), n.width, -1)
 
-    net = Net(forward, fixed=conv(3, 8), a=conv(3, 8), b=conv(8, 8))
-    net.width = 8
-    return net
+    return Net(forward, fixed=conv(3, 8), a=conv(3, 8), b=conv(8, 8), width=8)
 
 
 @hard(image)
@@ -147,6 +138,4 @@ def one_number_for_two_groups() -> nn.Module:
         return n.left(a) + n.right(b)
 
     layers = {"left": nn.Linear(8, 3), "right": nn.Linear(8, 3)}
-    net = Net(forward, a=conv(3, 8), b=conv(3, 8), **layers)
-    net.width = 8
-    return net
+    return Net(forward, a=conv(3, 8), b=conv(3, 8), **layers, width=8)

@@ -1,5 +1,7 @@
 """Hard graphs: torch's own transformers, and learned tokens."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +53,7 @@ def torch_attention_of_three_widths() -> nn.Module:
     return Net(forward, inner=inner, out=nn.Linear(16, 2), **layers)
 
 
-def _attended(n: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _attended(n: Any, x: Tensor, y: Tensor) -> Tensor:
     """`x` asks `y`, in one head written by hand."""
     return n.o((n.q(x) @ n.k(y).mT / 4).softmax(-1) @ n.v(y))
 
