@@ -65,7 +65,7 @@ Tensor with_halo_cpu(const Tensor& data, Sizes halo, Sizes new_halo) {
   const Blocking from = blocking_of({"with_halo", "data"}, data, halo);
   const Blocking to = with_halo(from, new_halo);
   Tensor out = empty_blocked(data, to);
-  if (data.numel() == 0 || from.height == 0) return torch::stable::zero_(out);
+  if (data.numel() == 0 || out.numel() == 0 || from.height == 0) return torch::stable::zero_(out);
   with_bits(data, [&](auto bits) {
     move_halo(static_cast<const decltype(bits)*>(data.const_data_ptr()), from.plane(),
               static_cast<decltype(bits)*>(out.mutable_data_ptr()), to.plane(),

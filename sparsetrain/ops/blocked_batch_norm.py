@@ -31,6 +31,7 @@ from sparsetrain.ops.blocked import (
     with_halo_reference,
 )
 from sparsetrain.ops.differentiable import differentiable
+from sparsetrain.ops.direct import given
 
 torch.library.define(
     "sparsetrain::blocked_batch_norm",
@@ -123,12 +124,14 @@ def blocked_batch_norm_reference(
 
 @torch.library.register_fake("sparsetrain::blocked_batch_norm")
 def _(data, weight, bias, mean, var, eps, relu, halo, new_halo):
+    given("blocked_batch_norm", data=data)
     y = with_halo_reference(data, halo, new_halo)
     return y, *_channels_like(data)
 
 
 @torch.library.register_fake("sparsetrain::blocked_batch_norm_backward")
 def _(dy, data, weight, bias, mean, var, eps, relu, training, halo, new_halo):
+    given("blocked_batch_norm_backward", dy=dy, data=data)
     return torch.empty_like(data), *_channels_like(data)
 
 

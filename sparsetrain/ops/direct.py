@@ -6,6 +6,17 @@ from torch import Tensor
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of axes
 
 
+def given(op: str, **tensors: Tensor | None) -> None:
+    """Raise where a tensor is None, which PyTorch's dispatcher lets pass to kernels in Python.
+
+    Raises:
+        TypeError: it is.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            raise TypeError(f"{op}: {name} must be a tensor, got None")
+
+
 def one_device(op: str, *tensors: Tensor | None) -> None:
     """Raise unless all tensors are on one device; for the kernels of fake tensors.
 
