@@ -13,8 +13,7 @@ network in a fresh process.
 
 import argparse
 import json
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import coverage_one, coverage_saved
+from benchmarks.apart import apart, preload
 from benchmarks.coverage_models import FAMILIES, names
 from benchmarks.coverage_saved import EQUAL
 from sparsetrain.support.machine import machine
@@ -35,16 +36,18 @@ PATIENCE = 300  # seconds until a process is stopped
 
 def run(tool: str, family: str, name: str) -> dict[str, Any]:
     """The record of one network."""
-    command = [sys.executable, "-m", "benchmarks.coverage_one", tool, family, name]
-    record: dict[str, Any] = {"tool": tool, "family": family, "name": name, "way": None}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return record | {"reason": f"stopped after {PATIENCE} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return record | {"reason": lines[-1]}
-    return record | json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = {"tool": tool, "family": family, "name": name, "way": None}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found |= apart(PATIENCE, coverage_one.record, tool, family, name, Path(folder))
+        except RuntimeError as error:
+            return found | {"reason": str(error)}
+        if "loaded" in found and found["loaded"] is None:
+            try:
+                found["loaded"] = apart(PATIENCE, coverage_saved.loaded, family, name, Path(folder))
+            except RuntimeError as error:
+                found["loaded"] = str(error)
+    return found
 
 
 def spent(record: dict[str, Any]) -> float:
@@ -119,6 +122,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="add the results to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     args = parser.parse_args()
+    preload([f"benchmarks.coverage_models.{family}" for family in args.families])
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     if args.json and args.json.exists():
         before = json.loads(args.json.read_text())["results"]

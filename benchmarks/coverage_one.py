@@ -1,26 +1,37 @@
-"""One network in a process of its own: half of its channels go, verified. See coverage.py."""
+"""One network: half of its channels go, verified. See coverage.py."""
 
-import argparse
-import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.coverage_check import SHARE, Clock, distance, line_of, outputs, prunable, size, step
 from benchmarks.coverage_models import Case, build
-from benchmarks.coverage_saved import saved_and_loaded
+from benchmarks.coverage_saved import save
 from sparsetrain import plan
 from sparsetrain.scores import Random
 from sparsetrain.shrink import Plan
 
 
-def shrink(case: Case, name_of: tuple[str, str]) -> dict[str, Any]:
-    """A record of what came of it; `name_of` the network: its family and name."""
+def record(tool: str, family: str, name: str, folder: Path) -> dict[str, Any]:
+    """What came of it, and the shrunk network in the folder; in a process of its own."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    case = build(family, name)
+    case.model.eval()
+    if tool == "sparsetrain":
+        return shrink(case, folder)
+    from benchmarks import coverage_rival  # needs torch-pruning
+
+    return coverage_rival.shrink(case)
+
+
+def shrink(case: Case, folder: Path) -> dict[str, Any]:
     clock, record = Clock(), {"way": None, "parameters": size(case.model)}
     try:
         planned = clock("plan", lambda: _plan(case))
-        record |= _in_place_or_as_graph(case, planned, clock, name_of)
+        record |= _in_place_or_as_graph(case, planned, clock, folder)
     except Exception as error:
         record["reason"] = line_of(error)
     return record | {"seconds": clock.seconds}
@@ -31,9 +42,7 @@ def _plan(case: Case) -> Plan:
     return plan(case.model, case.sample, Random(), **options)
 
 
-def _in_place_or_as_graph(
-    case: Case, planned: Plan, clock: Clock, name_of: tuple[str, str]
-) -> dict[str, Any]:
+def _in_place_or_as_graph(case: Case, planned: Plan, clock: Clock, folder: Path) -> dict[str, Any]:
     model = case.model
     free = prunable(planned.graph)
     before = size(model, free)
@@ -48,30 +57,7 @@ def _in_place_or_as_graph(
             record["reason" if as_graph else "not in place"] = line_of(error)
             continue
         changed = distance(whole, outputs(small, case))
-        record["loaded"] = saved_and_loaded(*name_of, small, case)
+        record["loaded"] = save(folder, small, case)
         clock("forward and backward", lambda m=small: step(m, case))
         return record | {"way": way, "kept": size(model, free) / before, "changed": changed}
     return record
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("tool", choices=("sparsetrain", "torch-pruning"))
-    parser.add_argument("family")
-    parser.add_argument("name")
-    args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    case = build(args.family, args.name)
-    case.model.eval()
-    if args.tool == "sparsetrain":
-        record = shrink(case, (args.family, args.name))
-    else:
-        from benchmarks import coverage_rival  # needs torch-pruning
-
-        record = coverage_rival.shrink(case)
-    print(json.dumps(record))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,5 @@
-"""A shrunk network in a file, and loaded in a fresh process: does it compute the same?
+"""A shrunk network in a file, and loaded in a fresh process: does it compute the same?"""
 
-python -m benchmarks.coverage_saved FAMILY NAME FOLDER    # the fresh process, by coverage_one.py
-"""
-
-import argparse
-import subprocess
-import sys
-import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,29 +11,25 @@ from benchmarks.coverage_check import distance, line_of, outputs
 from benchmarks.coverage_models import Case, build
 from sparsetrain.checkpoint import load_graph, load_model, save_model
 
-PATIENCE = 120  # seconds
 EQUAL, MODEL, WANTED = "equal", "model.st", "wanted.pt"
 
 
-def saved_and_loaded(family: str, name: str, small: nn.Module, case: Case) -> str:
-    """EQUAL, or what is otherwise."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            save_model(Path(folder) / MODEL, small, sample=case.sample)
-        except Exception as error:
-            return line_of(error)
-        graph = isinstance(small, fx.GraphModule)
-        torch.save((case.sample, outputs(small, case), graph), Path(folder) / WANTED)
-        command = [sys.executable, "-m", "benchmarks.coverage_saved", family, name, folder]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            return f"stopped after {PATIENCE} s"
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
+def save(folder: Path, small: nn.Module, case: Case) -> str | None:
+    """What went wrong, or nothing."""
+    try:
+        save_model(folder / MODEL, small, sample=case.sample)
+    except Exception as error:
+        return line_of(error)
+    torch.save(
+        (case.sample, outputs(small, case), isinstance(small, fx.GraphModule)), folder / WANTED
+    )
+    return None
 
 
 def loaded(family: str, name: str, folder: Path) -> str:
+    """EQUAL, or what is otherwise; in a process of its own."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     case = build(family, name)
     model = case.model.eval()
     with torch.no_grad():
@@ -59,18 +48,3 @@ def loaded(family: str, name: str, folder: Path) -> str:
         return "the outputs have other shapes"
     error = distance(wanted, found)
     return EQUAL if error <= 1e-6 else f"the outputs are off by {error:.1e}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("family")
-    parser.add_argument("name")
-    parser.add_argument("folder", type=Path)
-    args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    print(loaded(args.family, args.name, args.folder))
-
-
-if __name__ == "__main__":
-    main()
