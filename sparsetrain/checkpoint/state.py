@@ -51,7 +51,7 @@ def restore(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
         raise CheckpointError(f"{source} is of another model: {error}") from error
     reshape(inner, {n: t.shape for n, t in full.items() if isinstance(t, Tensor)}, changes, source)
     with reading(source, "the state of", CheckpointError):
-        inner.load_state_dict(OrderedDict(full))
+        inner.load_state_dict(_versioned(inner, full, state))
 
 
 def reshape(
@@ -77,6 +77,17 @@ def reshape(
     for module in made_by_configs(model).values() if shrinks else ():
         if not agrees(module):
             refuse(module)
+
+
+def _versioned(
+    model: nn.Module, tensors: Mapping[str, Any], state: Mapping[str, Any]
+) -> OrderedDict[str, Any]:
+    """With the versions of modules, which some ask for: those of a `state_dict()`, or of now."""
+    metadata = vars(model.state_dict())["_metadata"]
+    given = getattr(state, "_metadata", {})
+    found = OrderedDict(tensors)
+    vars(found)["_metadata"] = metadata | {_plain(n, metadata): e for n, e in given.items()}
+    return found
 
 
 def _parts(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -231,3 +231,25 @@ def test_a_module_under_two_names_is_found_by_both(tmp_path):
     st.checkpoint.save_model(tmp_path / "m.st", model)
     st.checkpoint.load_model(tmp_path / "m.st", fresh)
     assert torch.equal(fresh(X), model(X))
+
+
+class Versioned(nn.Sequential):
+    """Asks for the version of what it is given, as some of torchvision's networks do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") not in (1, 2):
+            raise ValueError("version should be set to 1 or 2")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+@pytest.mark.parametrize("wrap", [nn.Module.eval, nn.DataParallel])
+def test_versions_of_modules_come_along(tmp_path, wrap):
+    model, fresh = Versioned(nn.Linear(8, 4)), Versioned(nn.Linear(8, 4))
+    st.checkpoint.save_model(tmp_path / "m.st", wrap(model))
+    st.checkpoint.load_model(tmp_path / "m.st", fresh)
+    assert torch.equal(fresh(X), model(X))
+    fresh = Versioned(nn.Linear(8, 4))
+    st.checkpoint.restore(fresh, wrap(model).state_dict(), "state")
+    assert torch.equal(fresh(X), model(X))
