@@ -34,14 +34,17 @@ from sparsetrain.training.config import EXECUTIONS, Config
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TIMES = {"seconds", "pruning", "pruning_seconds"}
 BASE = Config(batch_size=64, epochs=2, threads=1, lr=0.02, checkpoint_every=4, sparsity=0.95)
+ROUNDS = {"dense_epochs": 0.4, "prune_epochs": 0.6, "rounds": 2}
+OFTEN = {"set": "interval=5"}  # packed in between
+CHANNELS = ("l1", "l2", "fpgm", "group-norm", "taylor", "random-channels")
 OWN: dict[str, dict[str, Any]] = {  # what other methods do not need
-    "drive": {"dense_epochs": 0.4, "prune_epochs": 0.6, "rounds": 2},
+    "drive": ROUNDS,
     "imp": {"set": "levels=2"},
-    "sr-ste": {"pattern": "nm:1:4", "sparsity": 0.75},
-    **dict.fromkeys(
-        ("l1", "l2", "fpgm", "group-norm", "taylor", "random-channels"),
-        {"dense_epochs": 0.4, "prune_epochs": 0.6, "rounds": 2},
-    ),
+    "sr-ste": {"pattern": "nm:1:4", "sparsity": 0.75, "exclude": "0"},
+    **dict.fromkeys(("gmp", "set", "rigl", "srigl", "gse", "fggp"), OFTEN),
+    "granet": OFTEN | {"floor": 0.01},
+    "slimming": {"exclude": "7"},
+    **dict.fromkeys(CHANNELS, ROUNDS),
 }
 EVENLY = {"allocation": "uniform"}  # or a score may leave nothing of a layer
 TRIES = 20  # at a moment at which the training runs
