@@ -36,6 +36,17 @@ def agree(tracer: Tracer, program: Program) -> None:
     for a, b in pairs:
         if not np.array_equal(np.sort(of[a]), np.sort(of[b])):  # or they are as many anyway
             tracer.tie(a, b, "the model's code counts them by one number")
+            of = _joined(of, a, b)
+
+
+def _joined(of: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The classes of all labels once those of `a` and `b` are one each: a later tie may be made."""
+    from scipy.sparse import coo_array  # takes half a second
+    from scipy.sparse.csgraph import connected_components
+
+    count = int(of.max()) + 1
+    edges = coo_array((np.ones(len(a), np.bool_), (of[a], of[b])), shape=(count, count))
+    return connected_components(edges, directed=False)[1][of]
 
 
 class _Same:

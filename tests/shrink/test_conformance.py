@@ -154,3 +154,8 @@ def test_the_check_leaves_open_what_of_groups_goes(stay):
         return cut(model, stay, stay)
 
     assert check(Hard("grouped", "Groups.", grouped_layers, image), prune) is None
+
+
+def test_orders_of_heads_do_not_make_one_channel_of_all():
+    model, sample = GRAPHS["heads_behind_their_entries"].build()
+    assert {g.name: g.width for g in trace(model, sample).free} == {"start": 4}

@@ -131,3 +131,12 @@ def test_a_convolution_along_channels_leaves_them_or_fixes_them():
     net.out = nn.Linear(4, 2)
     fixed = {g.name: g.fixed for g in trace(net, tokens).groups}
     assert (fixed["a"] or "").endswith("has a kernel along it")
+
+
+def test_nothing_joined_to_nothing():
+    def forward(n, x):
+        boxes = torch.cat([x.new_zeros(0), x.new_zeros(0)])
+        return n.out(n.a(x) + boxes.sum())
+
+    net = Net(forward, a=nn.Conv2d(3, 4, 1), out=nn.Conv2d(4, 2, 1))
+    assert shrunk(net) == {"a": 4}

@@ -99,6 +99,22 @@ def width_of_another_tensor() -> nn.Module:
 
 
 @hard(sequence)
+def heads_behind_their_entries() -> nn.Module:
+    """What heads make joins the stream in another order than that in which they came apart."""
+
+    def forward(n, x):
+        x = n.start(x)
+        samples, length, width = x.shape
+        qkv = n.qkv(x).reshape(samples, length, 3, n.heads, width // n.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return n.out(x + n.o(y.permute(0, 2, 3, 1).reshape(samples, length, width)))
+
+    layers = {"start": nn.Linear(6, 16), "qkv": nn.Linear(16, 48), "o": nn.Linear(16, 16)}
+    return Net(forward, **layers, out=nn.Linear(16, 2), heads=4)
+
+
+@hard(sequence)
 def heads_times_the_batch() -> nn.Module:
     """The heads lie beside the samples in one dimension."""
 

@@ -12,6 +12,8 @@ from sparsetrain.shrink.rules.registry import positive, rule
 @rule("cat")
 def cat(t: Tracer, step: Step) -> Dims:
     values = [v for v in step.values if v.shape != (0,)]
+    if not values:
+        return [None] * len(step.outputs[0].shape)
     along = positive(step.arg(1, "dim", 0), len(values[0].shape))
     why = f"{step} joins it to channels that cannot be followed"
     result = list(t.dims[values[0]])
