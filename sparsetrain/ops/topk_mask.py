@@ -27,6 +27,7 @@ from sparsetrain.ops.topk_checks import (
     check_found,
     check_grads,
     check_k,
+    check_length,
     check_score,
     check_weights,
     check_within,
@@ -76,31 +77,50 @@ def topk_mask(
         TypeError: a dtype is not supported, or a gradient's differs from its weight's.
     """
     check_score(score, (alpha, beta, gamma))
-    label = labels(names, weights)
+    check_k(k)
+    if names is not None:
+        check_length("names", names, weights)
+    if within is not None:
+        check_length("within", within, weights)
+    if not weights:
+        if k:
+            raise ValueError(f"topk_mask: k={k} exceeds the 0 candidates")
+        return []
+    needed = () if score == "magnitude" else grads or ()
+    try:
+        with torch.no_grad():
+            keep, nan, candidates = _topk_mask(
+                *(_contiguous(some) for some in (weights, needed, within or ())),
+                k,
+                SCORES.index(score),
+                alpha,
+                beta,
+                gamma,
+            )
+    except (RuntimeError, ValueError):
+        # Only now, since a thousand small tensors would feel a look at each.
+        _explain(weights, grads, within, labels(names, weights), score)
+        raise
+    if check:
+        found, there = nan.tolist(), int(candidates)
+        if any(found) or k > there:
+            check_found(found, k, there, labels(names, weights))
+    return keep
+
+
+def _explain(
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor] | None,
+    within: Sequence[Tensor] | None,
+    label: list[str],
+    score: str,
+) -> None:
+    """Raise for what the op refused, by the tensors' names."""
     check_weights(weights, label)
     if score != "magnitude":
         check_grads(weights, grads, label, score)
     if within is not None:
         check_within(weights, within, label)
-    check_k(k)
-    if not weights:
-        if k:
-            raise ValueError(f"topk_mask: k={k} exceeds the 0 candidates")
-        return []
-    with torch.no_grad():
-        keep, nan, candidates = _topk_mask(
-            _contiguous(weights),
-            _contiguous(grads or () if score != "magnitude" else ()),
-            _contiguous(within or ()),
-            k,
-            SCORES.index(score),
-            alpha,
-            beta,
-            gamma,
-        )
-    if check:
-        check_found(nan.tolist(), k, int(candidates), label)
-    return keep
 
 
 def topk_mask_reference(
