@@ -95,30 +95,30 @@ def test_acdc_restarts_pruned_weights_at_zero():
 def test_acdc_as_its_loop_would_be_written(reset):
     """Phases of 2 compressed and 2 dense steps; momentum of all restarts with each dense phase."""
     torch.manual_seed(0)
-    grads = torch.randn(12, 10, 10)
-    w = torch.randn(10, 10)
-    model = nn.Sequential(nn.Linear(10, 10, bias=False))
+    grads = torch.randn(12, 10, 10, dtype=torch.float64)
+    w = torch.randn(10, 10, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(10, 10, bias=False)).double()
     model[0].weight.data.copy_(w)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-2)
     shares = {"warmup": 2 / 12, "compressed": 2 / 12, "dense": 2 / 12}
     method = ACDC(0.7, 12, **shares, last_dense=0, finetune=2 / 12, reset_momentum=reset)
     method.start(model, optimizer)
     assert method.switches == [2, 4, 6, 8, 10]
-    momentum, mask = torch.zeros(10, 10), torch.ones(10, 10)
+    momentum, mask = torch.zeros_like(w), torch.ones_like(w)
     for step, grad in enumerate(grads):
         model[0].weight.grad = grad.clone()
         method.after_backward()
         if step in (2, 6, 10):
-            mask = (w.abs() >= w.abs().flatten().sort(descending=True).values[29]).float()
+            mask = (w.abs() >= w.abs().flatten().sort(descending=True).values[29]).double()
             w, momentum = w * mask, momentum * mask
         if step in (4, 8):
-            mask = torch.ones(10, 10)
-            momentum = torch.zeros(10, 10) if reset else momentum
+            mask = torch.ones_like(w)
+            momentum = torch.zeros_like(w) if reset else momentum
         optimizer.step()
         momentum = 0.9 * momentum + grad * mask + 1e-2 * w
         w = (w - 0.1 * momentum) * mask
         method.after_step()
-        torch.testing.assert_close(model[0].weight.detach(), w, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(model[0].weight.detach(), w, rtol=1e-12, atol=1e-12)
 
 
 def test_an_optimizer_with_other_state_starts_the_dense_phase_as_new():
