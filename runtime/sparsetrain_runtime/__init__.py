@@ -1,0 +1,1 @@
+"""Runs networks that `sparsetrain.deploy` wrote, without PyTorch."""
