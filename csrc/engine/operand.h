@@ -5,21 +5,26 @@
 namespace sparsetrain::engine {
 
 constexpr int kMostAxes = 8;
+constexpr int64_t kMostHalo = 1 << 12;
 
-enum class DType : int32_t { kFloat = 0, kInt64 = 1, kBool = 2 };
+// The last two are of constants alone: where the weights of a product stand.
+enum class DType : int32_t { kFloat = 0, kInt64 = 1, kBool = 2, kInt32 = 3, kUInt16 = 4 };
+constexpr int kDTypes = 5;
 
 inline int64_t bytes_of(DType dtype) {
-  return dtype == DType::kFloat ? 4 : dtype == DType::kInt64 ? 8 : 1;
+  constexpr int64_t kBytes[kDTypes] = {4, 8, 1, 4, 2};
+  return kBytes[int(dtype)];
 }
 
-// Entry (i, j, ...) is data[i * stride[0] + j * stride[1] + ...]; strides count numbers and may be
-// 0 where a tensor that is read is repeated.
+// Entry (i, j, ...) is data[i * stride[0] + j * stride[1] + ...]; strides count numbers, are never
+// negative, and may be 0 where a tensor that is read is repeated.
 struct Operand {
   void* data = nullptr;
   DType dtype = DType::kFloat;
   int rank = 0;
   int64_t shape[kMostAxes] = {};
   int64_t stride[kMostAxes] = {};
+  int64_t before = 0, behind = 0;  // numbers of its memory in front of data, and from data on
 
   float* floats() const { return static_cast<float*>(data); }
   int64_t* wholes() const { return static_cast<int64_t*>(data); }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -40,17 +41,20 @@ struct Call {
   const Operand* out;
   int outputs;
   Attributes attributes;
-  float* scratch = nullptr;  // as many numbers as `scratch` of the operation asked for
+  float* scratch = nullptr;        // as many numbers as `scratch` of the operation asked for
+  const void* prepared = nullptr;  // what `prepare` of the operation made
 };
 
-// `check` looks at shapes, dtypes and attributes and throws Refused. After it `run` reads and writes
-// nothing outside its operands and allocates nothing; it throws Refused only where the numbers of an
-// input are at fault, as an index can be. `check` and `scratch` see null data.
+// `check` looks at shapes, dtypes and attributes and throws Refused. After it `run` reads and
+// writes nothing outside its operands and allocates nothing; it throws Refused only where the
+// numbers of an input are at fault, as an index can be. `prepare` may keep what it makes of
+// constants. What is not a constant has null data until `run`.
 struct Operation {
   const char* name;
   void (*check)(const Call&);
   void (*run)(const Call&, Threads&);
-  int64_t (*scratch)(const Call&, int threads) = nullptr;  // null: none
+  int64_t (*scratch)(const Call&, int threads) = nullptr;         // null: none
+  std::shared_ptr<const void> (*prepare)(const Call&) = nullptr;  // the same
 };
 
 }  // namespace sparsetrain::engine

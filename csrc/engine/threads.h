@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -29,7 +30,10 @@ class Threads {
  private:
   using Part = void (*)(const void* f, int64_t begin, int64_t end);
   void run(Part part, const void* f, int64_t n);
+  void work(int mine, int count);
 
+  struct Shared;
+  std::unique_ptr<Shared> shared;
   std::vector<std::thread> workers;
 };
 

@@ -1,0 +1,19 @@
+#include "operations.h"
+
+#include <iterator>
+
+#include "halo.h"
+#include "product.h"
+
+namespace sparsetrain::engine {
+namespace {
+
+const Operation* const kOperations[] = {&kHalo, &kProduct};
+
+}  // namespace
+
+int64_t operation_count() { return std::size(kOperations); }
+
+const Operation& operation(int64_t i) { return *kOperations[i]; }
+
+}  // namespace sparsetrain::engine

@@ -1,0 +1,276 @@
+#include "product.h"
+
+#include <algorithm>
+#include <climits>
+#include <limits>
+#include <vector>
+
+#include "../spmm.h"
+
+namespace sparsetrain::engine {
+namespace {
+
+constexpr int64_t kCache = 32 * 1024;  // bytes of L1 for what a tile reads of x
+
+// What the attributes say, in their order.
+struct Geometry {
+  static constexpr int64_t kCount = 14;
+  bool dense, biased, added, relu;
+  int64_t v, rows, columns, stride, above, beside, row_step, column_step, groups;
+  float most;
+
+  explicit Geometry(const Attributes& a) {
+    require(a.count == kCount, "product: 14 attributes are needed");
+    for (int i : {0, 1, 2, 3})
+      require(a.whole(i) == 0 || a.whole(i) == 1, "product: a flag must be 0 or 1");
+    dense = a.whole(0), biased = a.whole(1), added = a.whole(2), relu = a.whole(3);
+    v = a.whole(4), rows = a.whole(5), columns = a.whole(6);
+    stride = a.whole(7), above = a.whole(8), beside = a.whole(9);
+    row_step = a.whole(10), column_step = a.whole(11), groups = a.whole(12);
+    most = float(a.real(13));
+    require(v == 1 || v == 4 || v == 8 || v == 16, "product: v must be 1, 4, 8 or 16");
+    for (int64_t n : {rows, columns, stride, row_step, column_step})
+      require(n >= 1 && n < kMostHalo, "product: a size of the kernel is out of range");
+    require(above >= 0 && above < kMostHalo && beside >= 0 && beside < kMostHalo,
+            "product: the padding is out of range");
+    require(groups >= 1, "product: groups must be at least 1");
+    require(relu || most == std::numeric_limits<float>::infinity(),
+            "product: only a ReLU has an upper end");
+  }
+};
+
+int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+
+// The matrix of the weight, group by group of v rows.
+struct Matrix {
+  int64_t outputs, columns, v, groups;
+  const float* dense = nullptr;  // [outputs, columns]
+  const int32_t* start = nullptr;
+  const uint16_t* narrow = nullptr;
+  const int32_t* wide = nullptr;
+  const float* value = nullptr;
+
+  int64_t begin(int64_t group) const { return dense ? 0 : start[group]; }
+  int64_t end(int64_t group) const { return dense ? columns : start[group + 1]; }
+  int64_t column(int64_t e) const { return dense ? e : narrow ? narrow[e] : wide[e]; }
+  float at(int64_t group, int64_t e, int64_t j) const {
+    if (!dense) return value[e * v + j];
+    const int64_t row = group * v + j;
+    return row < outputs ? dense[row * columns + e] : 0;
+  }
+};
+
+struct Product {
+  explicit Product(const Call& call);
+
+  Geometry geometry;
+  Operand x, y;
+  int64_t weights;  // operands of the weight
+  Matrix matrix;
+  SpmmShape shape;
+  std::vector<int32_t> start, offset;
+  std::vector<float> value;
+
+  const Operand& bias(const Call& call) const { return call.in[1 + weights]; }
+  const Operand& residual(const Call& call) const { return call.in[1 + weights + geometry.biased]; }
+  void sort();
+
+ private:
+  void check_operands(const Call& call) const;
+  void read_matrix(const Call& call);
+  void check_sparse(const Call& call) const;
+  void set_shape();
+  int64_t segments() const;
+  int64_t offset_of(int64_t group, int64_t column) const;
+  int64_t channel_of(int64_t group, int64_t column) const;
+  void check_reach() const;
+};
+
+// Whether axes of one image line are one run of numbers.
+bool run_of_lines(const Operand& a, int n, int w) {
+  const int64_t lanes = a.shape[n];
+  return (lanes == 1 || a.stride[n] == 1) && (a.shape[w] == 1 || a.stride[w] == lanes);
+}
+
+bool same_strides(const Operand& a, const Operand& b) {
+  for (int i = 0; i < a.rank; i++)
+    if (a.shape[i] != b.shape[i] || (a.shape[i] > 1 && a.stride[i] != b.stride[i])) return false;
+  return a.rank == b.rank;
+}
+
+Product::Product(const Call& call) : geometry(call.attributes) {
+  weights = geometry.dense ? 1 : 3;
+  require(call.inputs == 1 + weights + geometry.biased + geometry.added && call.outputs == 1,
+          "product: the number of operands does not fit the attributes");
+  x = call.in[0], y = call.out[0];
+  check_operands(call);
+  read_matrix(call);
+  set_shape();
+}
+
+void Product::check_operands(const Call& call) const {
+  require(x.rank == 5 && y.rank == 4, "product: x must have 5 axes and y 4");
+  for (const Operand& a : {x, y})
+    require(a.dtype == DType::kFloat, "product: x and y must be fp32");
+  require(x.shape[0] == y.shape[0] && x.shape[0] >= 1, "product: x and y are of other batches");
+  require(run_of_lines(x, 0, 4) && run_of_lines(y, 0, 3),
+          "product: numbers along N and W must be contiguous");
+  const int64_t outputs = y.shape[1];
+  require(x.shape[2] >= 1 && outputs >= 1 && x.shape[1] >= 1 && y.shape[2] >= 1 && y.shape[3] >= 1,
+          "product: x and y must not be empty");
+  require(x.shape[1] % geometry.groups == 0 && outputs % geometry.groups == 0,
+          "product: channels are no multiple of the groups");
+  if (geometry.biased) {
+    const Operand& b = bias(call);
+    require(b.dtype == DType::kFloat && b.rank == 1 && b.shape[0] == outputs && b.stride[0] == 1,
+            "product: the bias must be fp32 [O]");
+  }
+  if (geometry.added)
+    require(residual(call).dtype == DType::kFloat && same_strides(residual(call), y),
+            "product: the residual must lie as y does");
+}
+
+bool contiguous(const Operand& a) {
+  int64_t step = 1;
+  for (int i = a.rank - 1; i >= 0; step *= a.shape[i--])
+    if (a.shape[i] > 1 && a.stride[i] != step) return false;
+  return a.data != nullptr;
+}
+
+void Product::read_matrix(const Call& call) {
+  const Geometry& g = geometry;
+  const int64_t outputs = y.shape[1], columns = x.shape[1] / g.groups * g.rows * g.columns;
+  matrix = {outputs, columns, g.v, (outputs + g.v - 1) / g.v};
+  require(g.groups == 1 || outputs / g.groups % g.v == 0,
+          "product: v must divide the outputs of a group");
+  for (int i = 1; i <= weights; i++)
+    require(contiguous(call.in[i]), "product: a weight must be a contiguous constant");
+  if (!g.dense) return check_sparse(call);
+  require(call.in[1].dtype == DType::kFloat && call.in[1].count() == outputs * columns,
+          "product: the weight must be fp32 [O, C / groups, rows, columns]");
+  matrix.dense = call.in[1].floats();
+}
+
+void Product::check_sparse(const Call& call) const {
+  auto& m = const_cast<Matrix&>(matrix);
+  const Operand &start = call.in[1], &column = call.in[2], &value = call.in[3];
+  require(start.dtype == DType::kInt32 && start.count() == m.groups + 1,
+          "product: start must be int32 [groups + 1]");
+  require(column.dtype == DType::kUInt16 || column.dtype == DType::kInt32,
+          "product: column must be uint16 or int32");
+  require(value.dtype == DType::kFloat && value.count() == column.count() * m.v,
+          "product: value must be fp32 [E, v]");
+  m.start = static_cast<const int32_t*>(start.data);
+  if (column.dtype == DType::kUInt16) m.narrow = static_cast<const uint16_t*>(column.data);
+  if (column.dtype == DType::kInt32) m.wide = static_cast<const int32_t*>(column.data);
+  m.value = value.floats();
+  require(m.start[0] == 0 && m.start[m.groups] == column.count(),
+          "product: start must go from 0 to the number of entries");
+  for (int64_t g = 0; g < m.groups; g++)
+    require(m.start[g] <= m.start[g + 1], "product: start must not fall");
+  for (int64_t e = 0; e < column.count(); e++)
+    require(m.column(e) >= 0 && m.column(e) < m.columns, "product: a column is out of range");
+}
+
+void Product::set_shape() {
+  const Geometry& g = geometry;
+  const int64_t lanes = x.shape[0];
+  shape = {};
+  shape.blocks = 1, shape.lines = y.shape[2], shape.run = y.shape[3] * lanes;
+  shape.x_line = g.stride * x.stride[3], shape.y_line = y.stride[2], shape.y_channel = y.stride[1];
+  shape.channels = y.shape[1], shape.groups = matrix.groups;
+  const bool flat = g.stride == 1 && x.stride[3] == shape.run && y.stride[2] == shape.run;
+  if (shape.lines > 1 && flat && g.rows == 1 && g.columns == 1)
+    shape.run *= shape.lines, shape.lines = 1;
+  shape.segments = segments();
+}
+
+// Parts of x's channels that are visited one after the other, so that what a tile reads of them
+// stays in L1, as long as a part has enough entries for a tile to pay.
+int64_t Product::segments() const {
+  const Geometry& g = geometry;
+  const int64_t channels = x.shape[1], lanes = x.shape[0];
+  int64_t entries = 0;
+  for (int64_t i = 0; i < matrix.groups; i++) entries += matrix.end(i) - matrix.begin(i);
+  const int64_t tile = g.v == 1 ? 256 : 96, fewest = g.v == 1 ? 10 : 24;
+  const int64_t rows = std::min(g.rows, g.row_step * (g.rows - 1) / g.stride + 1);
+  const int64_t columns = g.column_step * (g.columns - 1) / x.shape[2];
+  const int64_t line = 4 * (std::min(tile, shape.run) + lanes * columns);
+  const int64_t window = channels / g.groups * x.shape[2] * rows * line;
+  const int64_t wanted = (window + kCache - 1) / kCache;
+  return std::max<int64_t>(1, std::min({wanted, entries / matrix.groups / fewest, channels}));
+}
+
+int64_t Product::channel_of(int64_t group, int64_t column) const {
+  const int64_t inputs = x.shape[1] / geometry.groups;
+  const int64_t first = group * geometry.v / (y.shape[1] / geometry.groups) * inputs;
+  return first + column / (geometry.rows * geometry.columns);
+}
+
+int64_t Product::offset_of(int64_t group, int64_t column) const {
+  const Geometry& g = geometry;
+  const int64_t row = column / g.columns % g.rows * g.row_step - g.above;
+  const int64_t at = column % g.columns * g.column_step - g.beside;
+  const int64_t step = floor_divide(at, x.shape[2]), phase = at - step * x.shape[2];
+  return channel_of(group, column) * x.stride[1] + phase * x.stride[2] + row * x.stride[3] +
+         step * x.shape[0];
+}
+
+void Product::sort() {
+  const int64_t groups = matrix.groups, width = (x.shape[1] + shape.segments - 1) / shape.segments;
+  std::vector<int64_t> next(shape.segments * groups + 1);
+  const auto each = [&](const auto& visit) {
+    for (int64_t g = 0; g < groups; g++)
+      for (int64_t e = matrix.begin(g); e < matrix.end(g); e++) {
+        const int64_t column = matrix.column(e);
+        visit(g, e, column, channel_of(g, column) / width * groups + g);
+      }
+  };
+  each([&](int64_t, int64_t, int64_t, int64_t key) { next[key + 1]++; });
+  for (size_t k = 1; k < next.size(); k++) next[k] += next[k - 1];
+  require(next.back() < INT_MAX, "product: there are 2^31 entries or more");
+  start.assign(next.begin(), next.end());
+  offset.resize(next.back()), value.resize(next.back() * matrix.v);
+  each([&](int64_t g, int64_t e, int64_t column, int64_t key) {
+    const int64_t to = next[key]++, from = offset_of(g, column);
+    require(from == int32_t(from), "product: x is too large");
+    offset[to] = int32_t(from);
+    for (int64_t j = 0; j < matrix.v; j++) value[to * matrix.v + j] = matrix.at(g, e, j);
+  });
+  check_reach();
+}
+
+// No tile may read outside x's memory, halo and all.
+void Product::check_reach() const {
+  if (offset.empty()) return;
+  const auto [least, most] = std::minmax_element(offset.begin(), offset.end());
+  const int64_t last = *most + (shape.lines - 1) * shape.x_line + shape.run;
+  require(x.before >= -int64_t(*least) && last <= x.behind,
+          "product: the kernel reaches outside the memory of x");
+}
+
+void check(const Call& call) { Product product(call); }
+
+std::shared_ptr<const void> prepare(const Call& call) {
+  auto product = std::make_shared<Product>(call);
+  product->sort();
+  return product;
+}
+
+void run(const Call& call, Threads& threads) {
+  const auto& p = *static_cast<const Product*>(call.prepared);
+  const float* bias = p.geometry.biased ? p.bias(call).floats() : nullptr;
+  const float* residual = p.geometry.added ? p.residual(call).floats() : nullptr;
+  const SpmmJob<float> job{p.shape,
+                           {p.start.data(), p.offset.data(), p.value.data()},
+                           {call.out[0].floats(), bias, residual, p.geometry.relu},
+                           call.in[0].floats()};
+  spmm(job, int(p.geometry.v), threads.count(),
+       [&](int64_t n, const auto& work) { threads.parallel(n, work); });
+}
+
+}  // namespace
+
+const Operation kProduct{"product", check, run, nullptr, prepare};
+
+}  // namespace sparsetrain::engine
