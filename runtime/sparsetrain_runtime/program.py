@@ -40,8 +40,8 @@ DTYPES = ("float32", "int64", "bool")
 #   slice         start, stop may be counted from the end, step > 0
 #   expand        to sizes; new axes in front
 #   pad           (before, after) for each axis, mode constant, reflect, replicate or circular
-#   resize        x [N, C, H, W] -> size; scale: (rows, columns) source pixels a pixel, or null: from
-#                 the sizes; mode nearest, bilinear or bicubic, as torch.nn.functional.interpolate
+#   resize        x [N, C, H, W] -> size; scale: (rows, columns) source pixels a pixel, or null:
+#                 from the sizes; nearest, bilinear or bicubic, as torch.nn.functional.interpolate
 #   take          entries `index` along an axis
 #   full          shape, value, dtype;  constant: a tensor of the file;  cumsum: along an axis
 
@@ -55,6 +55,7 @@ class Spec:
 
 _null = type(None)
 _real = (int, float)
+_size = (int, tuple, list)
 KINDS: dict[str, Spec] = {
     "constant": Spec((0, 0), {}, ("data",)),
     "convolution": Spec(
@@ -99,7 +100,7 @@ KINDS: dict[str, Spec] = {
     "embedding": Spec((1, 1), {}, ("weight",)),
     "reshape": Spec((1, 1), {"shape": list}),
     "permute": Spec((1, 1), {"axes": list}),
-    "slice": Spec((1, 1), {"axis": int, "start": (int, tuple), "stop": (int, tuple), "step": int}),
+    "slice": Spec((1, 1), {"axis": int, "start": _size, "stop": _size, "step": int}),
     "expand": Spec((1, 1), {"shape": list}),
     "cat": Spec((1, 2**16), {"axis": int}),
     "pad": Spec((1, 1), {"pads": list, "mode": str, "value": _real}),

@@ -1,0 +1,266 @@
+"""Networks that are ready to be called with numpy arrays."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsetrain_runtime import check, file
+from sparsetrain_runtime.file import NetworkError
+from sparsetrain_runtime.library import EngineError, Session
+from sparsetrain_runtime.planner import Planned, Planner
+from sparsetrain_runtime.program import Program
+from sparsetrain_runtime.rules import RULES
+from sparsetrain_runtime.words import encoded
+
+CHUNK = 16  # items that are computed together: as many as fill a register of 512 bits
+FAULTS = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a network takes or returns: sizes with None where the batch stands, numpy's dtype."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A program that is prepared for one batch."""
+
+    planned: Planned
+    session: Session
+
+
+class Network:
+    """A program with its tensors.
+
+    Several threads may call one network at a time; each call then has memory of its own.
+
+    Args:
+        program: what is computed.
+        tensors: by the names that the program has for them.
+        threads: of one call.
+        name: of the network, for those who serve several.
+        chunk: larger batches are computed piece by piece, at most as many items at a time.
+
+    Attributes:
+        inputs, outputs: name -> TensorSpec.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, np.ndarray],
+        threads: int | None = None,
+        name: str = "network",
+        chunk: int = CHUNK,
+    ) -> None:
+        self.program, self.name, self.chunk = program, name, chunk
+        self.threads = _threads(threads)
+        self.inputs = {n: _spec(program, v) for n, v in program.inputs.items()}
+        self.outputs = {n: _spec(program, v) for n, v in program.outputs.items()}
+        self._tensors = dict(tensors)
+        self._ready: dict[int, _Ready] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the outputs of one batch.
+
+        Args:
+            args, kwargs: arrays, by position or by name; or one mapping of names to arrays.
+
+        Returns:
+            The output, or a dict of them where there are several or a mapping was given.
+
+        Raises:
+            EngineError: an input is missing, or has another dtype or shape.
+        """
+        mapping = len(args) == 1 and not kwargs and isinstance(args[0], Mapping)
+        given = self._named(() if mapping else args, args[0] if mapping else kwargs)
+        found = self._run(given, self._batch(given))
+        return found if mapping or len(found) > 1 else next(iter(found.values()))
+
+    def prepare(self, batch: int) -> None:
+        """Decide layouts and memory for a batch now, which its first call would do otherwise."""
+        self._prepared(min(batch, self.chunk) if self.program.batch is not None else 0)
+
+    def seconds(self, batch: int, calls: int = 20) -> list[tuple[str, str, float]]:
+        """Where the time goes: (place, operation, seconds a call) of steps, on random inputs."""
+        ready = self._prepared(batch if self.program.batch is not None else 0)
+        inputs = [_random(b.count, b.dtype) for b in ready.planned.inputs]
+        outputs = [np.empty(b.count, b.dtype) for b in ready.planned.outputs]
+        times = np.zeros(len(ready.planned.steps))
+        ready.session.run(inputs, outputs)
+        for _ in range(calls):
+            ready.session.run(inputs, outputs, times)
+        steps = zip(ready.planned.steps, times / calls, strict=True)
+        return [(step.place, step.operation, float(time)) for step, time in steps]
+
+    def _named(self, args: tuple, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        names = list(self.inputs)
+        if len(args) > len(names):
+            raise EngineError(f"{self.name}: {len(names)} inputs are needed, got {len(args)}")
+        arrays = {**dict(zip(names, args, strict=False)), **given}
+        if set(arrays) != set(names):
+            raise EngineError(
+                f"{self.name}: the inputs are {', '.join(names)}; got {', '.join(map(str, arrays))}"
+            )
+        return {name: _array(self.name, name, arrays[name], self.inputs[name]) for name in names}
+
+    def _batch(self, arrays: Mapping[str, np.ndarray]) -> int:
+        sizes = {len(arrays[name]) for name, spec in self.inputs.items() if None in spec.shape}
+        if len(sizes) > 1:
+            raise EngineError(f"{self.name}: its inputs are of different batches: {sorted(sizes)}")
+        return sizes.pop() if sizes else 0
+
+    def _run(self, arrays: Mapping[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
+        program = self.program
+        if program.batch is None:
+            return self._piece(arrays, self._empty(0), 0)
+        found = self._empty(batch)
+        for begin in range(0, batch, self.chunk):
+            end = min(batch, begin + self.chunk)
+            piece = {n: a[begin:end] if self._varies(n) else a for n, a in arrays.items()}
+            self._piece(piece, {n: y[begin:end] for n, y in found.items()}, end - begin)
+        return found
+
+    def _varies(self, name: str) -> bool:
+        return None in self.inputs[name].shape
+
+    def _piece(
+        self, inputs: Mapping[str, np.ndarray], outputs: dict[str, np.ndarray], batch: int
+    ) -> dict[str, np.ndarray]:
+        session = self._prepared(batch).session
+        session.run([*inputs.values()], [*outputs.values()])
+        return outputs
+
+    def _empty(self, batch: int) -> dict[str, np.ndarray]:
+        return {
+            name: np.empty([batch if n is None else n for n in spec.shape], spec.dtype)
+            for name, spec in self.outputs.items()
+        }
+
+    def _prepared(self, batch: int) -> _Ready:
+        ready = self._ready.get(batch)
+        if ready is None:
+            with self._lock:
+                ready = self._ready.get(batch) or self._prepare(batch)
+                self._ready[batch] = ready
+        return ready
+
+    def _prepare(self, batch: int) -> _Ready:
+        shapes = {n: (t.dtype.name, t.shape) for n, t in self._tensors.items()}
+        try:
+            planned = Planner(self.program, batch, shapes).plan(RULES)
+        except FAULTS as error:
+            raise EngineError(f"{self.name}: it cannot be planned: {error!r:.200}") from error
+        sizes = [[b.bytes for b in bs] for bs in (planned.inputs, planned.outputs)]
+        constants = [self._tensors[name] for name in planned.constants]
+        try:
+            words = encoded(planned.steps, planned.arena, len(constants), *sizes)
+            return _Ready(planned, Session(words, constants, self.threads))
+        except (EngineError, OverflowError, KeyError) as error:
+            raise EngineError(f"{self.name}: {_place(planned, error)}") from error
+
+
+def load(
+    path: str | os.PathLike,
+    threads: int | None = None,
+    check: bool = True,
+    self_test: bool = False,
+) -> Network:
+    """A network that `sparsetrain.deploy` wrote.
+
+    Args:
+        threads: of one call; None: as many as this process may use cores.
+        check: compare the tensors' checksums.
+        self_test: compute the sample that the file holds, and compare with what PyTorch found.
+
+    Raises:
+        NetworkError: the file is missing or damaged, or the self-test finds something else.
+    """
+    found = file.read(path, check)
+    try:
+        program = check_program(found)
+        network = Network(program, found.tensors, threads, Path(path).stem)
+    except FAULTS as error:
+        raise NetworkError(f"network {path} is damaged: {error!s:.200}") from error
+    if self_test:
+        _test(network, found, path)
+    return network
+
+
+def check_program(found: file.NetworkFile) -> Program:
+    return check.from_json(found.header["program"], found.tensors)
+
+
+def _test(network: Network, found: file.NetworkFile, path: str | os.PathLike) -> None:
+    sample = {n: found.tensors[f"sample.{n}"] for n in network.inputs}
+    got = network(sample)
+    for name, y in got.items():
+        wanted = found.tensors[f"sample.{name}"]
+        error = float(np.abs(y - wanted).max(initial=0))
+        if not error <= 1e-4 * max(1e-30, float(np.abs(wanted).max(initial=0))):
+            raise NetworkError(f"network {path}: the self-test finds {name} off by {error:.2g}")
+
+
+def _place(planned: Planned, error: Exception) -> str:
+    """The engine's message, with the place in the user's network."""
+    text = str(error)
+    if text.startswith("step ") and text[5:].split()[0].rstrip(":").isdigit():
+        step = planned.steps[int(text[5:].split()[0].rstrip(":"))]
+        return f"{step.place}: {text.split(': ', 1)[-1]}"
+    return text
+
+
+def _threads(threads: int | None) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if threads is None:
+        return cores or 1
+    if type(threads) is not int or threads < 1:
+        raise EngineError(f"threads must be a number of at least 1, got {threads!r:.40}")
+    if cores and threads > cores:
+        warnings.warn(f"{threads} threads on {cores} cores: {cores} are used", stacklevel=3)
+        return cores
+    return threads
+
+
+def _spec(program: Program, value: int) -> TensorSpec:
+    shape = program.values[value].shape
+    batch = program.batch is not None
+    return TensorSpec(
+        tuple(
+            s if isinstance(s, int) else None if batch and a == 0 else s[1]
+            for a, s in enumerate(shape)
+        ),
+        program.values[value].dtype,
+    )
+
+
+def _array(network: str, name: str, array: Any, spec: TensorSpec) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.name != spec.dtype:
+        raise EngineError(f"{network}: {name} must be {spec.dtype}, got {array.dtype.name}")
+    fits = len(array.shape) == len(spec.shape) and all(
+        want is None or want == have for want, have in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = ["N" if n is None else n for n in spec.shape]
+        shown = str(wanted).replace("'", "")
+        raise EngineError(f"{network}: {name} must be {shown}, got {list(array.shape)}")
+    return np.ascontiguousarray(array)
+
+
+def _random(count: int, dtype: str) -> np.ndarray:
+    if dtype == "float32":
+        return np.random.default_rng(0).standard_normal(count, np.float32)
+    return np.zeros(count, dtype)

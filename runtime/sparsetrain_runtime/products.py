@@ -1,0 +1,191 @@
+"""Convolutions and linear layers as the engine's product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sparsetrain_runtime.planner import IMAGE, Planner
+from sparsetrain_runtime.pointwise import apply
+from sparsetrain_runtime.program import Op
+from sparsetrain_runtime.views import View, is_dense
+
+DENSE_V = 8  # outputs that share a load of x in a dense product
+
+
+def convolution(planner: Planner, op: Op) -> None:
+    x = planner.views[op.inputs[0]]
+    shape = planner.shape(op.output)
+    kernel = weight_shape(planner, op)[2:]
+    stride, padding = op.attrs["stride"], op.attrs["padding"]
+    if _patches(op, kernel, x.shape, shape):
+        _patch_product(planner, op, kernel)
+        return
+    if stride[1] > 1:
+        source, beside = _phases(planner, op, x, shape, kernel)
+    else:
+        source, beside = _image(planner, x, padding).insert(2), padding[1]
+    y = planner.new(op.output, IMAGE)
+    steps = (stride[0], padding[0], beside, *op.attrs["dilation"])
+    _product(planner, op, source, y, kernel, steps)
+
+
+def linear(planner: Planner, op: Op) -> None:
+    x = _tokens(planner, planner.views[op.inputs[0]])
+    y = planner.new(op.output, (x.rank - 1, *(a for a in x.order if a != x.rank - 1)))
+    _product(planner, op, _line(x).insert(2), _line(y), (1, 1), (1, 0, 0, 1, 1))
+
+
+def weight_shape(planner: Planner, op: Op) -> tuple[int, ...]:
+    """Of the dense weight."""
+    if "weight" in op.tensors:
+        return planner.tensors[op.tensors["weight"]][1]
+    return tuple(op.attrs["form"]["shape"])
+
+
+def _product(
+    planner: Planner,
+    op: Op,
+    x: View,
+    y: View,
+    kernel: Sequence[int],
+    steps: tuple[int, int, int, int, int],
+) -> None:
+    """Emit it, and what of residual and activation it cannot do itself."""
+    stride, above, beside, row_step, column_step = steps
+    form = op.attrs.get("form")
+    roles = ("start", "column", "value") if form else ("weight",)
+    inputs = [x, *(planner.constant(op.tensors[role]) for role in roles)]
+    if "bias" in op.tensors:
+        inputs.append(planner.constant(op.tensors["bias"]))
+    added = None if len(op.inputs) == 1 else planner.views[op.inputs[1]]
+    fused = added is not None and _alike(planner, op, added)
+    if fused:
+        inputs.append(_line(added) if op.kind == "linear" else added)
+    relu, most, rest = _ends(op.attrs["activation"], added is None or fused)
+    v = form["v"] if form else _dense_v(op, y.shape[1])
+    flags = (int(not form), int("bias" in op.tensors), int(fused), int(relu))
+    groups = op.attrs.get("groups", 1)
+    numbers = (v, *kernel, stride, above, beside, row_step, column_step, groups, most)
+    planner.emit("product", inputs, (y,), (*flags, *numbers))
+    whole = planner.views[op.output]
+    if added is not None and not fused:
+        planner.emit("binary", (whole, added), (whole,), (0,))
+    if rest is not None:
+        apply(planner, rest, whole, whole)
+
+
+def _dense_v(op: Op, outputs: int) -> int:
+    """Outputs in a tile: as many as divide those of a group."""
+    each = outputs // op.attrs.get("groups", 1)
+    if op.attrs.get("groups", 1) == 1:
+        return DENSE_V if outputs >= DENSE_V else 4 if outputs > 1 else 1
+    return next(v for v in (8, 4, 1) if each % v == 0)
+
+
+def _ends(activation: dict | None, inside: bool) -> tuple[bool, float, dict | None]:
+    """Whether the product ends in a ReLU, its upper end, and what is left to do."""
+    if activation is None or not inside:
+        return False, math.inf, activation
+    if activation["kind"] == "relu":
+        return True, math.inf, None
+    return False, math.inf, activation
+
+
+def _alike(planner: Planner, op: Op, added: View) -> bool:
+    """Whether the residual lies as the result does."""
+    y = planner.views[op.output]
+    same = all(a == b or n == 1 for a, b, n in zip(added.strides, y.strides, y.shape, strict=True))
+    return same and added.shape == y.shape
+
+
+def _image(planner: Planner, x: View, padding: Sequence[int]) -> View:
+    """x channel-first, with zeros around it where taps of padding read."""
+    n, w = x.shape[0], x.shape[3]
+    runs = (n == 1 or x.strides[0] == 1) and (w == 1 or x.strides[3] == n)
+    have = x.buffer.halo if x == x.buffer.image else (0, 0)
+    if runs and have[0] >= padding[0] and have[1] >= padding[1]:
+        return x
+    made = planner.image(x.shape, (padding[0], padding[1]))
+    planner.copy(x, made)
+    return made
+
+
+def _patches(op: Op, kernel: Sequence[int], x: Sequence[int], y: Sequence[int]) -> bool:
+    """Whether it cuts an image into pieces that do not overlap, each a row of a linear layer."""
+    whole = all(k * n == size for k, n, size in zip(kernel, y[2:], x[2:], strict=True))
+    steps = tuple(op.attrs["stride"]) == tuple(kernel) and tuple(kernel) != (1, 1)
+    plain = tuple(op.attrs["padding"]) == (0, 0) and op.attrs["groups"] == 1
+    return whole and steps and plain and tuple(op.attrs["dilation"]) == (1, 1)
+
+
+def _patch_product(planner: Planner, op: Op, kernel: Sequence[int]) -> None:
+    x = planner.views[op.inputs[0]]
+    n, c = x.shape[:2]
+    rows, columns = planner.shape(op.output)[2:]
+    k, m = kernel
+    split = planner.reshaped(x, (n, c, rows, k, columns, m))
+    pieces = planner.memory((c, k, m, rows, columns, n), range(6))
+    planner.copy(split.permute((1, 3, 5, 2, 4, 0)), pieces)
+    flat = pieces.reshape((1, c * k * m, 1, 1, rows * columns * n))
+    y = planner.new(op.output, IMAGE)
+    if is_dense(y):
+        flat_y = y.permute(IMAGE).reshape((1, y.shape[1], 1, rows * columns * n))
+        assert flat is not None
+        assert flat_y is not None
+        _product(planner, op, flat, flat_y, (1, 1), (1, 0, 0, 1, 1))
+        return
+    image = pieces.reshape((c * k * m, rows, columns, n))
+    assert image is not None
+    _product(planner, op, image.permute((3, 0, 1, 2)).insert(2), y, (1, 1), (1, 0, 0, 1, 1))
+
+
+def _phases(
+    planner: Planner, op: Op, x: View, y: Sequence[int], kernel: Sequence[int]
+) -> tuple[View, int]:
+    """x with every t-th column together, t times, so that taps read neighbouring numbers.
+
+    Returns:
+        `[N, C, T, H, W / T]`, and where the first tap's column stands.
+    """
+    t, (above, beside) = op.attrs["stride"][1], op.attrs["padding"]
+    step = op.attrs["dilation"][1]
+    n, c, h, w = x.shape
+    first = -(-beside // t)  # columns of a phase before the image begins
+    reach = first + max(-(-w // t), (step * (kernel[1] - 1) - beside) // t + y[3])
+    phases = 1 if kernel[1] == 1 and beside == 0 else t
+    made = planner.memory((n, c, phases, h + 2 * above, first + reach), (1, 2, 3, 4, 0))
+    if above or beside or w % t or first + -(-w // t) < first + reach:
+        planner.emit("fill", (), (made,), (0.0,))
+    inner = made.slice(3, above, above + h)
+    for phase in range(phases):
+        source = x.slice(3, phase, w, t)
+        target = inner.permute((0, 1, 3, 4, 2)).slice(3, first, first + source.shape[3])
+        piece = target.slice(4, phase, phase + 1).reshape(source.shape)
+        assert piece is not None
+        planner.copy(source, piece)
+    view = made.slice(4, first, first + reach)
+    return View(view.buffer, view.offset + above * view.strides[3], *_without(view, above)), beside
+
+
+def _without(view: View, above: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    n, c, t, h, w = view.shape
+    return (n, c, t, h - 2 * above, w), view.strides
+
+
+def _tokens(planner: Planner, x: View) -> View:
+    """x [..., K] feature-first, the rest one run of numbers; in order where heads attend."""
+    rest = [a for a in x.order if a != x.rank - 1]
+    if planner.attends and x.rank == 3:
+        rest = sorted(rest)
+    wanted = (x.rank - 1, *rest)
+    return planner.dense_in(x, wanted)
+
+
+def _line(x: View) -> View:
+    """[..., K] as [1, K, 1, tokens], whatever the order of its tokens."""
+    order = (x.rank - 1, *sorted(range(x.rank - 1), key=lambda a: -x.strides[a]))
+    moved = x.permute(order)
+    flat = moved.reshape((1, x.shape[-1], 1, math.prod(moved.shape[1:])))
+    assert flat is not None
+    return flat

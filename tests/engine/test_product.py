@@ -1,0 +1,128 @@
+"""The engine's product against torch's convolutions, by way of planned steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sparsetrain_runtime import EngineError
+from sparsetrain_runtime.library import Session
+from sparsetrain_runtime.views import Buffer, View, dense
+from sparsetrain_runtime.words import Step, encoded
+
+IMAGE = (1, 2, 3, 0)
+
+
+def view(shape, order, region, index=0, halo=(0, 0), dtype="float32"):
+    around = [0] * len(shape)
+    if halo != (0, 0):
+        around[2:4] = halo
+    whole = [n + 2 * h for n, h in zip(shape, around, strict=True)]
+    strides = dense(whole, order)
+    offset = sum(h * s for h, s in zip(around, strides, strict=True))
+    return View(Buffer(math.prod(whole), dtype, region, index), offset, tuple(shape), strides)
+
+
+def run(step, constants, x, y_shape, threads=2):
+    inputs, outputs = [x.nbytes], [4 * math.prod(y_shape)]
+    words = encoded([step], 0, len(constants), inputs, outputs)
+    y = np.empty(math.prod(y_shape), np.float32)
+    Session(words, constants, threads).run([x], [y])
+    return y.reshape(y_shape)
+
+
+def sparse_form(weight, v):
+    """start, column and value of a weight whose groups of v outputs share their zeros."""
+    outputs = len(weight)
+    rows = weight.reshape(outputs, -1)
+    groups = -(-outputs // v)
+    full = np.zeros((groups * v, rows.shape[1]), np.float32)
+    full[:outputs] = rows
+    blocks = full.reshape(groups, v, -1)
+    start, column, value = [0], [], []
+    for block in blocks:
+        live = np.flatnonzero(block.any(0))
+        column.append(live)
+        value.append(block[:, live].T)
+        start.append(start[-1] + len(live))
+    return (
+        np.array(start, np.int32),
+        np.concatenate(column).astype(np.uint16),
+        np.ascontiguousarray(np.concatenate(value), np.float32),
+    )
+
+
+@pytest.mark.parametrize("form", ["dense", 1, 4, 8, 16])
+@pytest.mark.parametrize(
+    ("n", "c", "o", "size", "kernel", "padding", "dilation", "groups"),
+    [
+        (1, 5, 7, (6, 9), (3, 3), (1, 1), (1, 1), 1),
+        (8, 16, 24, (7, 7), (3, 3), (1, 1), (1, 1), 1),
+        (3, 4, 8, (5, 4), (1, 1), (0, 0), (1, 1), 1),
+        (2, 6, 32, (8, 11), (3, 2), (2, 1), (2, 1), 2),
+    ],
+)
+def test_convolution(form, n, c, o, size, kernel, padding, dilation, groups):
+    torch.manual_seed(0)
+    weight = torch.randn(o, c // groups, *kernel)
+    if form != "dense":
+        v = form
+        keep = torch.rand(-(-o // v), 1, *weight.shape[1:]) < 0.4
+        weight *= keep.expand(-1, v, -1, -1, -1).reshape(-1, *weight.shape[1:])[:o]
+    x, bias = torch.randn(n, c, *size), torch.randn(o)
+    truth = torch.conv2d(x.double(), weight.double(), bias.double(), 1, padding, dilation, groups)
+    residual = torch.randn(truth.shape)
+    truth = torch.relu(truth + residual)
+
+    inside = torch.nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    given = np.ascontiguousarray(inside.permute(1, 2, 3, 0).numpy())
+    lies = view(tuple(x.shape), IMAGE, "input", halo=padding).insert(2)
+    y_shape = tuple(truth.shape)
+    y = view(y_shape, IMAGE, "output")
+    if form == "dense":
+        v = 4
+        weights = [weight.numpy().reshape(o, -1)]
+        dtypes = ["float32"]
+    else:
+        weights, dtypes = [*sparse_form(weight.numpy(), form)], ["int32", "uint16", "float32"]
+    if groups > 1 and (o // groups) % v:
+        pytest.skip("groups of v outputs would be of two groups")
+    added = np.ascontiguousarray(residual.permute(1, 2, 3, 0).numpy())
+    constants = [*weights, bias.numpy(), added]
+    views = [
+        view(c.shape, range(c.ndim), "constant", i, dtype=d)
+        for i, (c, d) in enumerate(zip(weights, dtypes, strict=True))
+    ]
+    views.append(view((o,), (0,), "constant", len(views)))
+    views.append(view(y_shape, IMAGE, "constant", len(views)))
+    flags = (int(form == "dense"), 1, 1, 1)
+    numbers = (v, *kernel, 1, *padding, *dilation, groups, math.inf)
+    step = Step("product", (lies, *views), (y,), (*flags, *numbers))
+    memory_shape = (o, *y_shape[2:], n)
+    found = run(step, constants, given, memory_shape)
+    found = torch.from_numpy(found).permute(3, 0, 1, 2)
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5, atol=1e-5)
+
+
+def test_refuses_what_reaches_outside():
+    weight = np.ones((4, 9), np.float32)
+    x = view((1, 1, 5, 5), IMAGE, "input").insert(2)
+    y = view((1, 4, 5, 5), IMAGE, "output")
+    numbers = (1, 0, 0, 0, 4, 3, 3, 1, 1, 1, 1, 1, 1, math.inf)
+    step = Step("product", (x, view((4, 9), range(2), "constant")), (y,), numbers)
+    with pytest.raises(EngineError, match=r"step 0: product: the kernel reaches outside"):
+        run(step, [weight], np.zeros((1, 1, 5, 5), np.float32), (4, 5, 5, 1))
+
+
+def test_refuses_a_column_out_of_range():
+    start, column = np.array([0, 1], np.int32), np.array([9], np.uint16)
+    views = [
+        view((2,), (0,), "constant", 0, dtype="int32"),
+        view((1,), (0,), "constant", 1, dtype="uint16"),
+        view((1, 4), (0, 1), "constant", 2),
+    ]
+    x, y = view((1, 9, 2, 2), IMAGE, "input").insert(2), view((1, 4, 2, 2), IMAGE, "output")
+    numbers = (0, 0, 0, 0, 4, 1, 1, 1, 0, 0, 1, 1, 1, math.inf)
+    step = Step("product", (x, *views), (y,), numbers)
+    with pytest.raises(EngineError, match="a column is out of range"):
+        run(step, [start, column, np.ones((1, 4), np.float32)], np.zeros(36, np.float32), (4, 4))
