@@ -40,6 +40,14 @@ class NetworkFile:
     header: dict[str, Any]
     tensors: dict[str, np.ndarray]
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `deploy` was told of the network."""
+        info = self.header.get("info", {})
+        if not isinstance(info, dict):
+            raise NetworkError("its info is no object")
+        return info
+
 
 def read(path: str | os.PathLike, check: bool = True) -> NetworkFile:
     """Open a network's file.

@@ -7,18 +7,15 @@ import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparsetrain_runtime import check, file
-from sparsetrain_runtime.file import NetworkError
 from sparsetrain_runtime.library import EngineError, Session
 from sparsetrain_runtime.planner import Planned, Planner
 from sparsetrain_runtime.program import Program
 from sparsetrain_runtime.rules import RULES
-from sparsetrain_runtime.words import encoded
+from sparsetrain_runtime.words import Step, encoded
 
 CHUNK = 16  # items that are computed together: as many as fill a register of 512 bits
 FAULTS = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, AssertionError)
@@ -50,6 +47,7 @@ class Network:
         tensors: by the names that the program has for them.
         threads: of one call.
         name: of the network, for those who serve several.
+        info: what its file says of it, such as "classes".
         chunk: larger batches are computed piece by piece, at most as many items at a time.
 
     Attributes:
@@ -62,10 +60,12 @@ class Network:
         tensors: Mapping[str, np.ndarray],
         threads: int | None = None,
         name: str = "network",
+        info: Mapping[str, Any] | None = None,
         chunk: int = CHUNK,
     ) -> None:
         self.program, self.name, self.chunk = program, name, chunk
-        self.threads = _threads(threads)
+        self.info = dict(info or {})
+        self.threads = thread_count(threads)
         self.inputs = {n: _spec(program, v) for n, v in program.inputs.items()}
         self.outputs = {n: _spec(program, v) for n, v in program.outputs.items()}
         self._tensors = dict(tensors)
@@ -93,17 +93,18 @@ class Network:
         """Decide layouts and memory for a batch now, which its first call would do otherwise."""
         self._prepared(min(batch, self.chunk) if self.program.batch is not None else 0)
 
-    def seconds(self, batch: int, calls: int = 20) -> list[tuple[str, str, float]]:
-        """Where the time goes: (place, operation, seconds a call) of steps, on random inputs."""
+    def seconds(self, batch: int, calls: int = 20) -> list[tuple[Step, float]]:
+        """Where the time goes: seconds a call of each step, the least of several random calls."""
         ready = self._prepared(batch if self.program.batch is not None else 0)
         inputs = [_random(b.count, b.dtype) for b in ready.planned.inputs]
         outputs = [np.empty(b.count, b.dtype) for b in ready.planned.outputs]
-        times = np.zeros(len(ready.planned.steps))
         ready.session.run(inputs, outputs)
+        least = np.full(len(ready.planned.steps), np.inf)
         for _ in range(calls):
+            times = np.zeros(len(least))
             ready.session.run(inputs, outputs, times)
-        steps = zip(ready.planned.steps, times / calls, strict=True)
-        return [(step.place, step.operation, float(time)) for step, time in steps]
+            least = np.minimum(least, times)
+        return list(zip(ready.planned.steps, least.tolist(), strict=True))
 
     def _named(self, args: tuple, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         names = list(self.inputs)
@@ -172,47 +173,6 @@ class Network:
             raise EngineError(f"{self.name}: {_place(planned, error)}") from error
 
 
-def load(
-    path: str | os.PathLike,
-    threads: int | None = None,
-    check: bool = True,
-    self_test: bool = False,
-) -> Network:
-    """A network that `sparsetrain.deploy` wrote.
-
-    Args:
-        threads: of one call; None: as many as this process may use cores.
-        check: compare the tensors' checksums.
-        self_test: compute the sample that the file holds, and compare with what PyTorch found.
-
-    Raises:
-        NetworkError: the file is missing or damaged, or the self-test finds something else.
-    """
-    found = file.read(path, check)
-    try:
-        program = check_program(found)
-        network = Network(program, found.tensors, threads, Path(path).stem)
-    except FAULTS as error:
-        raise NetworkError(f"network {path} is damaged: {error!s:.200}") from error
-    if self_test:
-        _test(network, found, path)
-    return network
-
-
-def check_program(found: file.NetworkFile) -> Program:
-    return check.from_json(found.header["program"], found.tensors)
-
-
-def _test(network: Network, found: file.NetworkFile, path: str | os.PathLike) -> None:
-    sample = {n: found.tensors[f"sample.{n}"] for n in network.inputs}
-    got = network(sample)
-    for name, y in got.items():
-        wanted = found.tensors[f"sample.{name}"]
-        error = float(np.abs(y - wanted).max(initial=0))
-        if not error <= 1e-4 * max(1e-30, float(np.abs(wanted).max(initial=0))):
-            raise NetworkError(f"network {path}: the self-test finds {name} off by {error:.2g}")
-
-
 def _place(planned: Planned, error: Exception) -> str:
     """The engine's message, with the place in the user's network."""
     text = str(error)
@@ -222,7 +182,12 @@ def _place(planned: Planned, error: Exception) -> str:
     return text
 
 
-def _threads(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """Threads of a call: what was asked for, or a number that fits this machine.
+
+    Raises:
+        EngineError: it is no number of threads.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if threads is None:
         return cores or 1

@@ -55,18 +55,18 @@ class Planner:
         self.attends = any(op.kind == "attention" for op in program.ops)
         self._constants: dict[str, Buffer] = {}
         self._arena: list[Buffer] = []
-        self._place = ""
+        self._op, self._place = -1, ""
 
     def plan(self, rules: dict[str, Callable[[Planner, Op], None]]) -> Planned:
         for i, (_, value) in enumerate(self.program.inputs.items()):
             self._give(value, self._outside("input", i, value))
-        for op in self.program.ops:
+        for self._op, op in enumerate(self.program.ops):
             self._place = op.place or op.kind
             rules[op.kind](self, op)
             for value in op.inputs:
                 self.readers[value] -= 1
         for i, (name, value) in enumerate(self.program.outputs.items()):
-            self._place = f"output {name}"
+            self._op, self._place = -1, f"output {name}"
             self.copy(self.views[value], self._outside("output", i, value))
         self.planned.arena = arena.place(b for b in self._arena if b.last >= 0)
         return self.planned
@@ -128,7 +128,8 @@ class Planner:
             if view.buffer.first < 0:
                 view.buffer.first = at
             view.buffer.last = at
-        step = Step(operation, tuple(inputs), tuple(outputs), tuple(attributes), self._place)
+        views = (tuple(inputs), tuple(outputs))
+        step = Step(operation, *views, tuple(attributes), self._op, self._place)
         self.planned.steps.append(step)
 
     def copy(self, source: View, target: View) -> None:

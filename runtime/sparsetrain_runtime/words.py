@@ -20,13 +20,15 @@ class Step:
     """One operation on views, with its numbers; a float stays a float.
 
     Attributes:
-        place: of the program's operation that it is part of, for a table of times.
+        op: number of the program's operation that it is part of; -1: of none.
+        place: of that operation in the user's code.
     """
 
     operation: str
     inputs: tuple[View, ...]
     outputs: tuple[View, ...]
     attributes: tuple[int | float, ...] = ()
+    op: int = -1
     place: str = ""
 
 
