@@ -60,7 +60,8 @@ class Planner:
     def plan(self, rules: dict[str, Callable[[Planner, Op], None]]) -> Planned:
         for i, (_, value) in enumerate(self.program.inputs.items()):
             self._give(value, self._outside("input", i, value))
-        for self._op, op in enumerate(self.program.ops):
+        for number, op in enumerate(self.program.ops):
+            self._op = number
             self._place = op.place or op.kind
             rules[op.kind](self, op)
             for value in op.inputs:
