@@ -84,12 +84,12 @@ fuzz: $(ready)
 
 build: $(ready)
 
-$(ready): pyproject.toml constraints.txt setup.py $(wildcard scripts/setup*) $(cpp)
+$(ready): pyproject.toml constraints.txt setup.py $(wildcard runtime/*.*) $(wildcard scripts/setup*) $(cpp)
 	@PYTHON='$(PYTHON)' scripts/setup.sh $@
 
 clean:
-	rm -rf build dist *.egg-info sparsetrain/*.so .pytest_cache .ruff_cache .venv/.ready*
-	find sparsetrain kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf build dist *.egg-info sparsetrain/*.so runtime/build runtime/*.egg-info runtime/*/*.so .pytest_cache .ruff_cache .venv/.ready*
+	find sparsetrain runtime kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf .venv

@@ -110,7 +110,7 @@ check_space() {
 
 up_to_date() {
     local file
-    for file in pyproject.toml constraints.txt scripts/setup*; do
+    for file in pyproject.toml runtime/pyproject.toml constraints.txt scripts/setup*; do
         [ "$installed" -nt "$file" ] || return 1
     done
 }
@@ -120,6 +120,7 @@ rebuild() {
     say "compiling what changed"
     find csrc kernels \( -name '*.h' -o -name '*.cuh' \) -newer "$installed" -exec rm -rf build/temp.*/kernels \;
     quietly .venv/bin/python setup.py build_ext --inplace --force
+    quietly .venv/bin/python runtime/setup.py -q build_ext --inplace
 }
 
 # PyTorch comes first, pinned, and is what is built against: pip's isolated build would fetch the newest.
@@ -130,6 +131,7 @@ install() {
     say "installing PyTorch and the build tools (a minute or more; gigabytes where PyTorch comes with CUDA)"
     pip_install -r .venv/build-requirements.txt
     say "compiling sparsetrain and installing what else it needs (a minute or more)"
+    pip_install --no-build-isolation -e runtime
     pip_install --no-build-isolation -e ".[dev]"
     rm "$unfinished"
 }
