@@ -8,6 +8,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <type_traits>
 
@@ -37,6 +38,7 @@ struct SpmmOutput {
   const float* bias;  // [channels] or null
   const T* residual;  // strides of y, or null
   bool relu;
+  float most = std::numeric_limits<float>::infinity();  // of a ReLU
 };
 
 template <typename T>
@@ -46,6 +48,14 @@ struct SpmmJob {
   SpmmOutput<T> output;
   const T* x;
 };
+
+// A thread's memory for sums that wait for the next segment: it stays for the thread's next call.
+inline float* spmm_sums(int64_t count) {
+  thread_local std::unique_ptr<float[]> sums;
+  thread_local int64_t there = 0;
+  if (count > there) sums.reset(new float[count]), there = count;
+  return sums.get();
+}
 
 }  // namespace sparsetrain
 

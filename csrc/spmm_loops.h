@@ -87,7 +87,7 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_add(const SpmmJob<T>&
   }
 }
 
-// Writes y: relu(sums + residual).
+// Writes y: the least of `most` and relu(sums + residual).
 template <int C, int R, int P, Chunk chunk, typename T>
 SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_end(const SpmmJob<T>& job,
                                                                const SpmmTile<T>& tile,
@@ -110,6 +110,11 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void spmm_end(const SpmmJob<T>&
   if (job.output.relu) {
     SPARSETRAIN_UNROLL
     for (int i = 0; i < sum.kCount; i++) sum.at[i] = relu(sum.at[i]);
+    if (job.output.most < std::numeric_limits<float>::infinity()) {
+      const Reg most = broadcast(job.output.most);
+      SPARSETRAIN_UNROLL
+      for (int i = 0; i < sum.kCount; i++) sum.at[i] = least(most, sum.at[i]);
+    }
   }
   T* y = job.output.y + y_at;
   SPARSETRAIN_UNROLL
@@ -228,7 +233,7 @@ void spmm_of(const SpmmJob<T>& job, int threads, Parallel parallel) {
   const int64_t parts = std::max<int64_t>(1, std::min(wanted, s.groups));
   const int64_t kept = (s.groups + parts - 1) / parts * V * lines * most * N;
   parallel(items * parts, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> sums(s.segments > 1 ? new float[kept] : nullptr);
+    float* const sums = s.segments > 1 ? spmm_sums(kept) : nullptr;
     for (int64_t i = begin; i < end; i++) {
       const int64_t item = i / parts, part = i % parts, block = item / tiles;
       const int64_t groups[2] = {s.groups * part / parts, s.groups * (part + 1) / parts};
@@ -237,7 +242,7 @@ void spmm_of(const SpmmJob<T>& job, int threads, Parallel parallel) {
       for (int step = lines; line < stop; step = step / 2)
         for (; line + step <= stop; line += step) {
           const int64_t at[2] = {block, line};
-          spmm_lines<V>(job, at, step, groups, most, sums.get());
+          spmm_lines<V>(job, at, step, groups, most, sums);
         }
     }
   });

@@ -80,6 +80,11 @@ SPARSETRAIN_LOOP Reg relu(Reg a) {
   for (int i = 0; i < kWidth; i++) a.lane[i] = a.lane[i] < 0 ? 0 : a.lane[i];
   return a;
 }
+// The lesser one; NaN in b stays NaN.
+SPARSETRAIN_LOOP Reg least(Reg a, Reg b) {
+  for (int i = 0; i < kWidth; i++) b.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+  return b;
+}
 // sum[j] += the sum of a[j]'s lanes, for 4 registers.
 SPARSETRAIN_LOOP void add_sums(const Reg* a, float* sum) {
   for (int j = 0; j < 4; j++)
@@ -124,6 +129,7 @@ SPARSETRAIN_INLINE Reg each(const float* x, const int32_t* offset) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
 }
 SPARSETRAIN_INLINE Reg relu(Reg a) { return _mm256_max_ps(_mm256_setzero_ps(), a); }
+SPARSETRAIN_INLINE Reg least(Reg a, Reg b) { return _mm256_min_ps(a, b); }
 SPARSETRAIN_INLINE void add_sums(const Reg* a, float* sum) {
   const Reg pairs = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
   const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
@@ -159,6 +165,7 @@ SPARSETRAIN_INLINE Reg each(const float* x, const int32_t* offset) {
 }
 // The masked forms: gcc takes the others' unused sources for uninitialised.
 SPARSETRAIN_INLINE Reg relu(Reg a) { return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), a); }
+SPARSETRAIN_INLINE Reg least(Reg a, Reg b) { return _mm512_maskz_min_ps(0xffff, a, b); }
 SPARSETRAIN_INLINE __m256 halves(Reg a) {
   return _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, a, 0),
                        _mm512_maskz_extractf32x8_ps(0xff, a, 1));

@@ -42,6 +42,7 @@ SPARSETRAIN_INLINE void set(Reg& a, float x) { a = broadcast(x); }
 SPARSETRAIN_INLINE void set(Pair& a, float x) { a = {broadcast(x), broadcast(x)}; }
 SPARSETRAIN_INLINE Pair add(Pair a, Pair b) { return {add(a.even, b.even), add(a.odd, b.odd)}; }
 SPARSETRAIN_INLINE Pair relu(Pair a) { return {relu(a.even), relu(a.odd)}; }
+SPARSETRAIN_INLINE Pair least(Reg a, Pair b) { return {least(a, b.even), least(a, b.odd)}; }
 SPARSETRAIN_INLINE Pair multiply_add(Reg a, Pair b, Pair c) {
   return {multiply_add(a, b.even, c.even), multiply_add(a, b.odd, c.odd)};
 }

@@ -263,7 +263,7 @@ void run(const Call& call, Threads& threads) {
   const float* residual = p.geometry.added ? p.residual(call).floats() : nullptr;
   const SpmmJob<float> job{p.shape,
                            {p.start.data(), p.offset.data(), p.value.data()},
-                           {call.out[0].floats(), bias, residual, p.geometry.relu},
+                           {call.out[0].floats(), bias, residual, p.geometry.relu, p.geometry.most},
                            call.in[0].floats()};
   spmm(job, int(p.geometry.v), threads.count(),
        [&](int64_t n, const auto& work) { threads.parallel(n, work); });

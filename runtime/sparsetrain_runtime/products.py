@@ -89,6 +89,9 @@ def _ends(activation: dict | None, inside: bool) -> tuple[bool, float, dict | No
         return False, math.inf, activation
     if activation["kind"] == "relu":
         return True, math.inf, None
+    if activation["kind"] == "clamp" and activation.get("low") == 0:
+        high = activation.get("high")
+        return True, math.inf if high is None else float(high), None
     return False, math.inf, activation
 
 
