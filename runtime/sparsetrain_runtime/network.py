@@ -89,6 +89,12 @@ class Network:
         found = self._run(given, self._batch(given))
         return found if mapping or len(found) > 1 else next(iter(found.values()))
 
+    @property
+    def bytes(self) -> int:
+        """Of the tensors that it runs with."""
+        names = {name for op in self.program.ops for name in op.tensors.values()}
+        return sum(self._tensors[name].nbytes for name in names)
+
     def prepare(self, batch: int) -> None:
         """Decide layouts and memory for a batch now, which its first call would do otherwise."""
         self._prepared(min(batch, self.chunk) if self.program.batch is not None else 0)

@@ -12,10 +12,12 @@ from sparsetrain.bench.engines import engines
 from sparsetrain.bench.layer_problems import Form
 from sparsetrain.bench.layers import Options
 from sparsetrain.bench.model_problems import Workload, apply_, masks_of
+from sparsetrain.engine import compile
 from sparsetrain.nn import SparseLayer
 from sparsetrain.swap import sparsify
+from sparsetrain_runtime import Network
 
-OURS = "sparsetrain"
+OURS, ENGINE = "sparsetrain", "sparsetrain engine"
 TOLERANCE = 1e-3  # of the greatest: fp32 rounding, through all layers
 RATE = 1e-12  # so small a step leaves the weights what they are
 
@@ -29,6 +31,7 @@ class Contender:
         run: returns logits, or after a training step the loss.
         layers: how many of the pruned ones run sparse.
         state_bytes: as `Record` says; None: not known.
+        network: on the engine, where it is.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Contender:
     run: Callable[[], Tensor]
     layers: str = ""
     state_bytes: int | None = None
+    network: Network | None = None
 
     @property
     def key(self) -> str:
@@ -65,6 +69,18 @@ def ours(workload: Workload, form: Form, cache: str | None) -> Contender:
     sparsify(apply_(masks, model), masks, x, training=workload.what == "training", cache=cache)
     sparse = sum(isinstance(m, SparseLayer) for m in model.modules())
     return _torch(OURS, form, model, workload, x, f"{sparse} of {len(masks)}")
+
+
+def on_engine(workload: Workload, form: Form | None) -> Contender:
+    """The network, dense or pruned, as the compiled engine runs it."""
+    model, x = workload.network(), workload.x()
+    masks = {} if form is None else masks_of(model, form)
+    network = compile(model, x, masks)
+    inner = network.network
+    sparse = sum("form" in op.attrs for op in inner.program.ops)
+    layers = f"{sparse} of {len(masks)}" if masks else ""
+    name = ENGINE if form else f"dense, {ENGINE}"
+    return Contender(name, form, lambda: network(x), layers, inner.bytes, inner)
 
 
 def disagreement(workload: Workload, contender: Contender) -> str:

@@ -20,7 +20,15 @@ from rich.table import Table
 
 from sparsetrain.bench import rivals, where
 from sparsetrain.bench.layers import PASS_FLOPS, Options
-from sparsetrain.bench.model_contenders import Contender, dense, disagreement, ours
+from sparsetrain.bench.model_contenders import (
+    ENGINE,
+    OURS,
+    Contender,
+    dense,
+    disagreement,
+    on_engine,
+    ours,
+)
 from sparsetrain.bench.model_problems import Workload, masks_of
 from sparsetrain.bench.turns import in_turns, peak_gflop_s
 from sparsetrain.measure.networks import Network, count_flops
@@ -100,13 +108,16 @@ def measure(workload: Workload, threads: int, peak: float, options: Options) -> 
     contenders = dense(workload, options)
     with tempfile.TemporaryDirectory() as cache:  # nothing that a busier machine once measured
         contenders += [ours(workload, form, cache) for form in workload.forms]
+    if workload.what == "inference":
+        contenders += [on_engine(workload, form) for form in (None, *workload.forms)]
     for contender in contenders:
         wrong = disagreement(workload, contender)
         if wrong:
             raise AssertionError(f"bench models: {contender.key}, {workload.name}: {wrong}")
     thunks = {c.key: c.run for c in contenders}
     times = in_turns(thunks, options.repeats, options.patience_s)
-    fastest = min(statistics.median(times[c.key]) for c in contenders if c.form is None)
+    rivals_ = [c for c in contenders if c.form is None and ENGINE not in c.name]
+    fastest = min(statistics.median(times[c.key]) for c in rivals_)
     return [_record(workload, c, times[c.key], (threads, peak, fastest)) for c in contenders]
 
 
@@ -128,8 +139,10 @@ def _record(
     median = statistics.median(times)
     speed = useful_flops(workload, contender) / median / 1e6
     form = contender.form
-    promised = None if form is None else workload.promised.get(form)
+    bars = contender.name == (ENGINE if workload.what == "inference" else OURS)
+    promised = workload.promised.get(form) if form is not None and bars else None
     short = promised is not None and fastest / median < promised
+    outside, shares = _where(contender, workload, short)
     return Record(
         workload=workload.name,
         threads=threads,
@@ -146,9 +159,22 @@ def _record(
         promised=promised,
         layers=contender.layers,
         state_bytes=contender.state_bytes,
-        outside_kernels=where.outside_kernels(contender.run) if form else None,
-        shares=dict(where.shares(contender.run)) if short else {},
+        outside_kernels=outside,
+        shares=shares if short else {},
     )
+
+
+def _where(
+    contender: Contender, workload: Workload, short: bool
+) -> tuple[float | None, dict[str, float]]:
+    """The share outside of kernels, and each op's where the row falls short."""
+    if contender.network is not None:
+        outside, shares = where.of_steps(contender.network, workload.batch)
+        return outside, dict(shares)
+    if contender.form is None:
+        return None, {}
+    shares = dict(where.shares(contender.run)) if short else {}
+    return where.outside_kernels(contender.run), shares
 
 
 def _print(title: str, records: Sequence[Record], console: Console) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sparsetrain_runtime import Network
+
 KERNELS = ("sparsetrain::spmm", "sparsetrain::sddmm")
 CALLS = 3
 
@@ -22,6 +24,15 @@ def shares(thunk: Callable[[], Any], most: int = 8) -> list[tuple[str, float]]:
     taken, wall = _seconds(thunk)
     found = [(op, seconds / wall) for op, seconds in taken.most_common(most)]
     return [*found, ("all else", max(0.0, 1 - sum(share for _, share in found)))]
+
+
+def of_steps(network: Network, batch: int) -> tuple[float, list[tuple[str, float]]]:
+    """The same two of a network on the engine: share outside of products, and of each operation."""
+    taken: Counter[str] = Counter()
+    for step, seconds in network.seconds(batch, CALLS):
+        taken[step.operation] += seconds
+    wall = taken.total()
+    return 1 - taken["product"] / wall, [(op, s / wall) for op, s in taken.most_common()]
 
 
 def _seconds(thunk: Callable[[], Any]) -> tuple[Counter[str], float]:

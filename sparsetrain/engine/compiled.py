@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sparsetrain_runtime import Network
-from sparsetrain_runtime.forms import chosen
 from torch import Tensor, nn
 
 from sparsetrain.engine.prepare import prepared
 from sparsetrain.selection.masks import Masks
+from sparsetrain_runtime import Network
+from sparsetrain_runtime.forms import chosen
 
 
 class CompiledNetwork:

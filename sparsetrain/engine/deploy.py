@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from sparsetrain_runtime import file
-from sparsetrain_runtime.check import to_json
 from torch import nn
 
 from sparsetrain.engine.prepare import Prepared, prepared
 from sparsetrain.selection.masks import Masks
 from sparsetrain.support.files import write_atomically
+from sparsetrain_runtime import file
+from sparsetrain_runtime.check import to_json
 
 
 def deploy(

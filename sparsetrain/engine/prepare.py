@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sparsetrain_runtime import forms, tune
-from sparsetrain_runtime.program import Program
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -20,6 +18,8 @@ from sparsetrain.selection.masks import apply_ as apply_masks
 from sparsetrain.shrink.record import arguments, tensors_of
 from sparsetrain.support.wrapped import bare, unwrapped
 from sparsetrain.swap.exchange import densify
+from sparsetrain_runtime import forms, tune
+from sparsetrain_runtime.program import Program
 
 
 @dataclass(frozen=True)
