@@ -8,7 +8,8 @@
 namespace sparsetrain::engine {
 namespace {
 
-const Operation* const kOperations[] = {&kHalo, &kProduct};
+const Operation* const kOperations[] = {&kHalo,   &kProduct, &kCopy, &kFill,       &kMap,
+                                        &kBinary, &kWhere,   &kCast, &kScaleShift, &kPrelu};
 
 }  // namespace
 

@@ -1,4 +1,5 @@
-// All operations of the engine, by number; a planner looks numbers up by their names.
+// All operations of the engine, by number; a planner looks numbers up by their names. What each
+// reads, writes and is told stands at the top of its file.
 #pragma once
 #include "operation.h"
 
@@ -6,5 +7,8 @@ namespace sparsetrain::engine {
 
 int64_t operation_count();
 const Operation& operation(int64_t i);
+
+extern const Operation kCopy, kFill;                                       // moves
+extern const Operation kMap, kBinary, kWhere, kCast, kScaleShift, kPrelu;  // number by number
 
 }  // namespace sparsetrain::engine
