@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+
 from sparsetrain_runtime.library import Session, operations
 
 MAGIC, VERSION = 0x73706172736574, 1

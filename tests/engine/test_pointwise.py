@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine.calls import call, empty, laid
+
 from sparsetrain_runtime.library import EngineError
 from sparsetrain_runtime.program import BINARY, UNARY
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from sparsetrain_runtime import EngineError
 from sparsetrain_runtime.library import Session
 from sparsetrain_runtime.views import Buffer, View, dense
