@@ -6,6 +6,7 @@ SPARSETRAIN_SANITIZE=1 builds for AddressSanitizer and UBSan.
 
 import os
 import sys
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -29,7 +30,18 @@ if os.environ.get("SPARSETRAIN_SANITIZE") == "1":
 
 
 class Library(build_ext):
-    """A library of C functions, which has no module's entry."""
+    """A library of C functions, which has no module's entry; its files are compiled side by side."""
+
+    def build_extension(self, ext):
+        one_by_one = self.compiler.compile
+
+        def compile(sources, **options):
+            with ThreadPool() as pool:
+                each = pool.map(lambda source: one_by_one([source], **options), sources)
+            return [made for some in each for made in some]
+
+        self.compiler.compile = compile
+        super().build_extension(ext)
 
     def get_export_symbols(self, ext):
         return []
