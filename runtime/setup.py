@@ -30,7 +30,7 @@ if os.environ.get("SPARSETRAIN_SANITIZE") == "1":
 
 
 class Library(build_ext):
-    """A library of C functions, which has no module's entry; its files are compiled side by side."""
+    """A library of C functions, no module; its files are compiled side by side."""
 
     def build_extension(self, ext):
         one_by_one = self.compiler.compile
