@@ -147,7 +147,7 @@ def _check_words(op: Op, where: str) -> None:
     if op.kind == "reduce":
         _need(a["kind"] in REDUCTIONS, f"{where}: kind is not known")
     if op.kind in ("pool", "adaptive_pool"):
-        _need(a["kind"] in ("maximum", "average"), f"{where}: kind is not known")
+        _need(a["kind"] in ("max", "average"), f"{where}: kind is not known")
     for name in ("stride", "padding", "dilation", "kernel"):
         if name in a:
             _need(_sizes(a[name], 2), f"{where}: {name} must be two sizes")

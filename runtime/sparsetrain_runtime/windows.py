@@ -5,7 +5,7 @@ from __future__ import annotations
 from sparsetrain_runtime.planner import IMAGE, Planner
 from sparsetrain_runtime.program import Op
 
-KINDS = ("maximum", "average")
+KINDS = ("max", "average")
 MODES = ("nearest", "bilinear", "bicubic")
 
 
