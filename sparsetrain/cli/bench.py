@@ -106,3 +106,23 @@ def bench_models(
     workloads = model_problems.chosen(model, batch, what, pattern, sparsity)
     options = Options(repeats, patience, compiled, with_rivals)
     models.run(workloads, threads, options, console, json_path)
+
+
+@bench.command("deploy")
+def bench_deploy(
+    file: Annotated[Path, typer.Argument(help="network that sparsetrain deploy wrote")],
+    against: Annotated[str, typer.Option(help="of torch,onnxruntime,openvino")] = "torch",
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS)] = 2,
+    repeats: Repeats = 200,
+    patience: Patience = 20.0,
+    json_path: ResultFile = None,
+    plot_path: PictureFile = None,
+) -> None:
+    """A deployed network against dense engines: latency, throughput, memory, start-up, file size.
+
+    Example: sparsetrain bench deploy net.st --against torch,onnxruntime --json deploy.json
+    """
+    from sparsetrain.bench.deployed import run  # loads matplotlib
+
+    rivals = [name for name in against.split(",") if name]
+    run(file, rivals, threads, repeats, patience, console, json_path, plot_path)

@@ -88,6 +88,27 @@ def layer_costs(
     return figure
 
 
+def deployed(
+    items: Mapping[str, float], latency: Mapping[str, float], steps: Sequence[tuple[str, float]]
+) -> Figure:
+    """Of a deployed network and its rivals: items a second, ms of one, and ms of its slow steps."""
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(items) + 0.2 * len(steps)), layout="constrained")
+    rows = figure.subplots(2, 1, height_ratios=(2 + len(items), 2 + len(steps)))
+    rows[1].barh(range(len(steps)), [ms for _, ms in steps], color=COLOURS[2])
+    rows[1].set_yticks(range(len(steps)), [name for name, _ in steps], fontsize=7, **PLAIN)
+    rows[1].set_ylim(len(steps) - 0.5, -0.5)
+    _label(rows[1], "where the time of one item goes", "ms", "", grid="x")
+    shares = {n: (rate / max(items.values()), latency[n]) for n, rate in items.items()}
+    bars = rows[0].barh(range(len(items)), [s for s, _ in shares.values()], color=COLOURS[0])
+    notes = [f"{items[n]:,.4g} a second; one in {latency[n]:.3g} ms" for n in items]
+    rows[0].bar_label(bars, notes, fontsize=8, padding=3, **PLAIN)
+    rows[0].set_yticks(range(len(items)), list(items), fontsize=8, **PLAIN)
+    rows[0].set_ylim(len(items) - 0.5, -0.5)
+    rows[0].set_xlim(0, 1.6)
+    _label(rows[0], "items a second at the best batch", "of the fastest", "", grid="x")
+    return figure
+
+
 def speed_ups(speed: Mapping[str, Mapping[str, float]]) -> Figure:
     """Run -> {what: times as fast as dense}."""
     figure, [axes] = _figure(1)
