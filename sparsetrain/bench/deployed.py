@@ -41,7 +41,8 @@ import numpy, sparsetrain_runtime
 imported = time.perf_counter()
 net = sparsetrain_runtime.load(sys.argv[1], int(sys.argv[2]))
 loaded = time.perf_counter()
-net({n: numpy.zeros([1 if d is None else d for d in s.shape], s.dtype) for n, s in net.inputs.items()})
+shapes = {n: [1 if d is None else d for d in s.shape] for n, s in net.inputs.items()}
+net({n: numpy.zeros(shape, net.inputs[n].dtype) for n, shape in shapes.items()})
 print(json.dumps({
     "import_s": imported - start,
     "load_s": loaded - imported,
