@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from sparsetrain_runtime import arena
 from sparsetrain_runtime.program import Op, Program, Size
-from sparsetrain_runtime.views import Buffer, View, dense, is_dense
+from sparsetrain_runtime.views import Buffer, View, dense, is_dense, ordered
 from sparsetrain_runtime.words import Step
 
 IMAGE = (1, 2, 3, 0)  # the order of axes in memory, outermost first
@@ -138,7 +137,7 @@ class Planner:
 
     def like(self, value: int, view: View) -> View:
         """Memory for a value whose axes are in the order of `view`'s."""
-        return self.new(value, IMAGE if _ordered(view, IMAGE) else view.order)
+        return self.new(value, IMAGE if ordered(view, IMAGE) else view.order)
 
     def reusable(self, view: View) -> bool:
         """Whether nobody reads these numbers after the operation that is being planned."""
@@ -148,7 +147,7 @@ class Planner:
 
     def dense_in(self, view: View, order: Sequence[int]) -> View:
         """The same numbers without gaps and in that order of axes: a copy if they are not so."""
-        if is_dense(view) and _ordered(view, order):
+        if is_dense(view) and ordered(view, order):
             return view
         made = self.memory(view.shape, order, view.dtype)
         self.copy(view, made)
@@ -173,14 +172,6 @@ class Planner:
         buffer = Buffer(math.prod(shape), dtype, region, index)
         (self.planned.inputs if region == "input" else self.planned.outputs).append(buffer)
         return View(buffer, 0, shape, dense(shape, range(len(shape))))
-
-
-def _ordered(view: View, order: Sequence[int]) -> bool:
-    """Whether axes of more than one number lie in that order."""
-    if len(order) != view.rank:
-        return False
-    strides = [view.strides[a] for a in order if view.shape[a] != 1]
-    return all(a >= b for a, b in pairwise(strides)) and 0 not in strides
 
 
 def _readers(program: Program) -> dict[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sparsetrain_runtime.planner import IMAGE, Planner
 from sparsetrain_runtime.pointwise import apply
 from sparsetrain_runtime.program import Op
-from sparsetrain_runtime.views import View, is_dense
+from sparsetrain_runtime.views import View, is_dense, ordered
 
 DENSE_V = 8  # outputs that share a load of x in a dense product
 
@@ -25,14 +25,14 @@ def convolution(planner: Planner, op: Op) -> None:
         source, beside = _phases(planner, op, x, shape, kernel)
     else:
         source, beside = _image(planner, x, padding).insert(2), padding[1]
-    y = planner.new(op.output, IMAGE)
+    y = _target(planner, op, IMAGE)
     steps = (stride[0], padding[0], beside, *op.attrs["dilation"])
     _product(planner, op, source, y, kernel, steps)
 
 
 def linear(planner: Planner, op: Op) -> None:
     x = _tokens(planner, planner.views[op.inputs[0]])
-    y = planner.new(op.output, (x.rank - 1, *(a for a in x.order if a != x.rank - 1)))
+    y = _target(planner, op, (x.rank - 1, *(a for a in x.order if a != x.rank - 1)))
     _product(planner, op, _line(x).insert(2), _line(y), (1, 1), (1, 0, 0, 1, 1))
 
 
@@ -41,6 +41,20 @@ def weight_shape(planner: Planner, op: Op) -> tuple[int, ...]:
     if "weight" in op.tensors:
         return planner.tensors[op.tensors["weight"]][1]
     return tuple(op.attrs["form"]["shape"])
+
+
+def _target(planner: Planner, op: Op, order: Sequence[int]) -> View:
+    """Where the result goes: over what is added to it, where nobody reads that afterwards."""
+    if len(op.inputs) == 2:
+        added = planner.views[op.inputs[1]]
+        needed = planner.halos.get(op.output, (0, 0))
+        have = added.buffer.halo if added == added.buffer.image else (0, 0)
+        lies = ordered(added, order) and (have != (0, 0) or is_dense(added))
+        wide = have[0] >= needed[0] and have[1] >= needed[1]
+        if lies and wide and planner.reusable(added) and op.inputs[0] != op.inputs[1]:
+            planner.alias(op.output, added)
+            return added
+    return planner.new(op.output, order)
 
 
 def _product(
@@ -132,7 +146,7 @@ def _patch_product(planner: Planner, op: Op, kernel: Sequence[int]) -> None:
     planner.copy(split.permute((1, 3, 5, 2, 4, 0)), pieces)
     flat = pieces.reshape((1, c * k * m, 1, 1, rows * columns * n))
     y = planner.new(op.output, IMAGE)
-    if is_dense(y):
+    if is_dense(y) and len(op.inputs) == 1:
         flat_y = y.permute(IMAGE).reshape((1, y.shape[1], 1, rows * columns * n))
         assert flat is not None
         assert flat_y is not None

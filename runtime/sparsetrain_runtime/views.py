@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 BYTES = {"float32": 4, "int64": 8, "bool": 1, "int32": 4, "uint16": 2}
 REGIONS = ("arena", "constant", "input", "output")
@@ -148,3 +149,11 @@ def is_dense(view: View) -> bool:
             view.strides, dense(view.shape, view.order), view.shape, strict=True
         )
     )
+
+
+def ordered(view: View, order: Sequence[int]) -> bool:
+    """Whether axes of more than one number lie in that order."""
+    if len(order) != view.rank:
+        return False
+    strides = [view.strides[a] for a in order if view.shape[a] != 1]
+    return all(a >= b for a, b in pairwise(strides)) and 0 not in strides
