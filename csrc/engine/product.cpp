@@ -6,11 +6,14 @@
 #include <vector>
 
 #include "../spmm.h"
+#include "program.h"
 
 namespace sparsetrain::engine {
 namespace {
 
-constexpr int64_t kCache = 32 * 1024;  // bytes of L1 for what a tile reads of x
+constexpr int64_t kCache = 32 * 1024;    // bytes of L1 for what a tile reads of x
+constexpr int64_t kTile = 512 * 1024;    // bytes of L2 for what a tile of several products writes
+constexpr int64_t kLarge = 2048 * 1024;  // bytes of y from which tiles pay
 
 // What the attributes say, in their order.
 struct Geometry {
@@ -70,6 +73,7 @@ struct Product {
   SpmmShape shape;
   std::vector<int32_t> start, offset;
   std::vector<float> value;
+  int64_t least = 0, most = 0;  // numbers of x that are read: from least on, before most
 
   const Operand& bias(const Call& call) const { return call.in[1 + weights]; }
   const Operand& residual(const Call& call) const { return call.in[1 + weights + geometry.biased]; }
@@ -83,7 +87,7 @@ struct Product {
   int64_t segments() const;
   int64_t offset_of(int64_t group, int64_t column) const;
   int64_t channel_of(int64_t group, int64_t column) const;
-  void check_reach() const;
+  void check_reach();
 };
 
 // Whether axes of one image line are one run of numbers.
@@ -241,11 +245,11 @@ void Product::sort() {
 }
 
 // No tile may read outside x's memory, halo and all.
-void Product::check_reach() const {
+void Product::check_reach() {
   if (offset.empty()) return;
-  const auto [least, most] = std::minmax_element(offset.begin(), offset.end());
-  const int64_t last = *most + (shape.lines - 1) * shape.x_line + shape.run;
-  require(x.before >= -int64_t(*least) && last <= x.behind,
+  const auto [first, last] = std::minmax_element(offset.begin(), offset.end());
+  least = *first, most = *last + (shape.lines - 1) * shape.x_line + shape.run;
+  require(x.before >= -least && most <= x.behind,
           "product: the kernel reaches outside the memory of x");
 }
 
@@ -257,19 +261,88 @@ std::shared_ptr<const void> prepare(const Call& call) {
   return product;
 }
 
-void run(const Call& call, Threads& threads) {
-  const auto& p = *static_cast<const Product*>(call.prepared);
+const Product& product_of(const Call& call) { return *static_cast<const Product*>(call.prepared); }
+
+SpmmJob<float> job_of(const Call& call) {
+  const Product& p = product_of(call);
   const float* bias = p.geometry.biased ? p.bias(call).floats() : nullptr;
   const float* residual = p.geometry.added ? p.residual(call).floats() : nullptr;
-  const SpmmJob<float> job{p.shape,
-                           {p.start.data(), p.offset.data(), p.value.data()},
-                           {call.out[0].floats(), bias, residual, p.geometry.relu, p.geometry.most},
-                           call.in[0].floats()};
-  spmm(job, int(p.geometry.v), threads.count(),
+  return {p.shape,
+          {p.start.data(), p.offset.data(), p.value.data()},
+          {call.out[0].floats(), bias, residual, p.geometry.relu, p.geometry.most},
+          call.in[0].floats()};
+}
+
+void run(const Call& call, Threads& threads) {
+  spmm(job_of(call), int(product_of(call).geometry.v), threads.count(),
        [&](int64_t n, const auto& work) { threads.parallel(n, work); });
 }
 
+// Rows [begin, end) of y, by one thread.
+void run_rows(const Call& call, int64_t begin, int64_t end) {
+  const Product& p = product_of(call);
+  SpmmJob<float> job = job_of(call);
+  if (p.shape.lines == p.y.shape[2]) {
+    job.shape.lines = end - begin;
+    job.x += begin * p.shape.x_line;
+  } else {  // all rows are one run
+    job.shape.run = (end - begin) * p.y.stride[2];
+    job.x += begin * p.x.stride[3];
+  }
+  job.output.y += begin * p.y.stride[2];
+  if (job.output.residual) job.output.residual += begin * p.y.stride[2];
+  spmm(job, int(p.geometry.v), 1, [](int64_t n, const auto& work) { work(0, n); });
+}
+
+// Bytes that a row of y takes.
+int64_t bytes_of_row(const Product& p) { return 4 * p.y.shape[1] * p.y.shape[3] * p.y.shape[0]; }
+
+int64_t bytes_of_weight(const Product& p) { return 4 * int64_t(p.offset.size() + p.value.size()); }
+
 }  // namespace
+
+bool touches(const Step& later, const Step& earlier) {
+  const Place& to = later.places.back();
+  const auto& p = *static_cast<const Product*>(later.prepared.get());
+  const auto& q = *static_cast<const Product*>(earlier.prepared.get());
+  const int64_t end = to.byte + 4 * extent(p.y);
+  for (size_t i = 0; i < earlier.places.size(); i++) {
+    const Place& from = earlier.places[i];
+    const int64_t begin = from.byte + (i ? 0 : 4 * q.least);
+    const int64_t stop = from.byte + 4 * (i ? extent(earlier.operands[i]) : q.most);
+    if (from.region == to.region && from.index == to.index && begin < end && to.byte < stop)
+      return true;
+  }
+  return false;
+}
+
+bool follows_in_tiles(const Step& step, const Step& next) {
+  if (step.operation != &kProduct || next.operation != &kProduct) return false;
+  const auto& a = *static_cast<const Product*>(step.prepared.get());
+  const auto& b = *static_cast<const Product*>(next.prepared.get());
+  const Place &from = step.places.back(), &to = next.places[0];
+  const bool same = from.region == to.region && from.index == to.index && from.byte == to.byte;
+  const Geometry& g = b.geometry;
+  const bool pixels = g.rows == 1 && g.columns == 1 && g.stride == 1 && g.above == 0 &&
+                      g.beside == 0 && b.x.shape[2] == 1 && b.y.shape[2] == a.y.shape[2];
+  const bool alike = b.x.stride[1] == a.y.stride[1] && b.x.stride[3] == a.y.stride[2] &&
+                     b.x.shape[4] == a.y.shape[3] && b.x.shape[1] == a.y.shape[1];
+  const bool large = bytes_of_row(a) * a.y.shape[2] >= kLarge;
+  const bool light = bytes_of_weight(a) + bytes_of_weight(b) <= kTile;
+  return same && pixels && alike && large && light;
+}
+
+void run_in_tiles(const Call* calls, int count, Threads& threads) {
+  const int64_t rows = calls[0].out[0].shape[2];
+  int64_t bytes = 1;
+  for (int i = 0; i < count; i++) bytes += bytes_of_row(product_of(calls[i]));
+  const int64_t most = std::max<int64_t>(1, rows / (2 * threads.count()));
+  const int64_t tile = std::clamp<int64_t>(kTile / bytes, 1, most);
+  threads.parallel((rows + tile - 1) / tile, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++)
+      for (int i = 0; i < count; i++) run_rows(calls[i], t * tile, std::min(rows, (t + 1) * tile));
+  });
+}
 
 const Operation kProduct{"product", check, run, nullptr, prepare};
 

@@ -21,4 +21,17 @@ namespace sparsetrain::engine {
 
 extern const Operation kProduct;
 
+struct Step;
+
+// Whether `next` multiplies each pixel of what `step` makes, both so large that they should be
+// computed tile by tile: the second then finds its input in the cache.
+bool follows_in_tiles(const Step& step, const Step& next);
+
+// Whether a product writes where an earlier one reads or writes: then tiles are out of the
+// question.
+bool touches(const Step& later, const Step& earlier);
+
+// Products of which each follows the one before, by tiles of rows.
+void run_in_tiles(const Call* calls, int count, Threads& threads);
+
 }  // namespace sparsetrain::engine

@@ -58,7 +58,8 @@ int64_t indices_of_region(const Program& program, Region region) {
   }
 }
 
-// One past the last number that it touches; -1 where that is more than any memory has.
+}  // namespace
+
 int64_t extent(const Operand& operand) {
   __int128 last = 0, count = 1;
   for (int a = 0; a < operand.rank; a++) {
@@ -68,6 +69,8 @@ int64_t extent(const Operand& operand) {
   }
   return count == 0 ? 0 : int64_t(last) + 1;
 }
+
+namespace {
 
 void read_operand(Words& words, const Program& program, bool written, Operand& operand,
                   Place& place) {

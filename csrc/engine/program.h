@@ -26,6 +26,9 @@ struct Place {
   int64_t index, byte;
 };
 
+// One past the last number that an operand names; -1 where that is more than any memory has.
+int64_t extent(const Operand& operand);
+
 struct Constant {
   const void* data;
   int64_t bytes;

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "product.h"
+
 namespace sparsetrain::engine {
 namespace {
 
@@ -14,6 +16,28 @@ struct Free {
   void operator()(void* p) const { std::free(p); }
 };
 using Memory = std::unique_ptr<void, Free>;
+
+constexpr int kMostTogether = 4;
+
+bool joins(const std::vector<Step>& steps, int64_t first, int64_t s) {
+  if (!follows_in_tiles(steps[s - 1], steps[s])) return false;
+  for (int64_t earlier = first; earlier < s; earlier++)
+    if (touches(steps[s], steps[earlier])) return false;
+  return true;
+}
+
+// Steps that run together are one unit: products that follow each other, tile by tile.
+std::vector<int64_t> units_of(const Program& program) {
+  std::vector<int64_t> units;
+  const auto count = int64_t(program.steps.size());
+  for (int64_t s = 0; s < count;) {
+    units.push_back(s);
+    const int64_t first = s++;
+    while (s < count && s - first < kMostTogether && joins(program.steps, first, s)) s++;
+  }
+  units.push_back(count);
+  return units;
+}
 
 Memory memory(int64_t bytes) {
   void* p =
@@ -36,7 +60,8 @@ struct Session::Desk {
   std::vector<std::vector<Operand>> operands;  // of each step
 };
 
-Session::Session(Program given, int threads) : program(std::move(given)), threads(threads) {
+Session::Session(Program given, int threads)
+    : program(std::move(given)), threads(threads), units(units_of(program)) {
   for (const Step& step : program.steps) {
     if (!step.operation->scratch) continue;
     const Call call = step.call(step.operands.data(), nullptr);
@@ -80,14 +105,25 @@ void Session::run(const void* const* inputs, void* const* outputs, double* secon
     ~Leave() { desk.taken = false; }
   } leave{desk};
   place(desk, inputs, outputs);
-  auto* scratch = static_cast<float*>(desk.scratch.get());
-  for (size_t s = 0; s < program.steps.size(); s++) {
-    const Step& step = program.steps[s];
-    const auto begin = std::chrono::steady_clock::now();
-    step.operation->run(step.call(desk.operands[s].data(), scratch), desk.threads);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-    if (seconds) seconds[s] += took.count();
+  if (!seconds) {
+    for (size_t u = 0; u + 1 < units.size(); u++) run_unit(desk, units[u], units[u + 1]);
+    return;
   }
+  for (size_t s = 0; s < program.steps.size(); s++) {
+    const auto begin = std::chrono::steady_clock::now();
+    run_unit(desk, s, s + 1);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+    seconds[s] += took.count();
+  }
+}
+
+void Session::run_unit(Desk& desk, int64_t begin, int64_t end) const {
+  auto* scratch = static_cast<float*>(desk.scratch.get());
+  Call calls[kMostTogether];
+  for (int64_t s = begin; s < end; s++)
+    calls[s - begin] = program.steps[s].call(desk.operands[s].data(), scratch);
+  if (end - begin > 1) return run_in_tiles(calls, int(end - begin), desk.threads);
+  program.steps[begin].operation->run(calls[0], desk.threads);
 }
 
 }  // namespace sparsetrain::engine

@@ -25,11 +25,13 @@ class Session {
   struct Desk;  // one call's arena, scratch, threads and operands
 
   Desk& take();
+  void run_unit(Desk& desk, int64_t begin, int64_t end) const;
   void place(Desk& desk, const void* const* inputs, void* const* outputs) const;
 
   const int threads;
-  int64_t scratch = 0;  // numbers
-  std::mutex mutex;     // of the list of desks, not of a run
+  std::vector<int64_t> units;  // where steps begin that run together, and the end
+  int64_t scratch = 0;         // numbers
+  std::mutex mutex;            // of the list of desks, not of a run
   std::vector<std::unique_ptr<Desk>> desks;
 };
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from sparsetrain_runtime import arena
 from sparsetrain_runtime.program import Op, Program, Size
+from sparsetrain_runtime.tiles import together
 from sparsetrain_runtime.views import Buffer, View, dense, is_dense, ordered
 from sparsetrain_runtime.words import Step
 
@@ -68,6 +69,7 @@ class Planner:
         for i, (name, value) in enumerate(self.program.outputs.items()):
             self._op, self._place = -1, f"output {name}"
             self.copy(self.views[value], self._outside("output", i, value))
+        self.planned.steps = together(self.planned.steps)
         self.planned.arena = arena.place(b for b in self._arena if b.last >= 0)
         return self.planned
 
@@ -123,11 +125,6 @@ class Planner:
         outputs: Sequence[View],
         attributes: Sequence[int | float] = (),
     ) -> None:
-        at = len(self.planned.steps)
-        for view in (*inputs, *outputs):
-            if view.buffer.first < 0:
-                view.buffer.first = at
-            view.buffer.last = at
         views = (tuple(inputs), tuple(outputs))
         step = Step(operation, *views, tuple(attributes), self._op, self._place)
         self.planned.steps.append(step)
