@@ -132,6 +132,7 @@ void spread(Threads& threads, int64_t n, int64_t numbers, const F& f) {
 // f(share, begin, end): the same, with a number of the share, below threads.count().
 template <typename F>
 void shares(Threads& threads, int64_t n, int64_t numbers, const F& f) {
+  if (n <= 0) return;
   const int64_t parts = numbers < kAlone ? 1 : std::min<int64_t>(n, threads.count());
   threads.parallel(parts, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; p++) f(p, n * p / parts, n * (p + 1) / parts);

@@ -8,7 +8,10 @@ namespace sparsetrain::engine {
 int64_t operation_count();
 const Operation& operation(int64_t i);
 
-extern const Operation kCopy, kFill;                                       // moves
-extern const Operation kMap, kBinary, kWhere, kCast, kScaleShift, kPrelu;  // number by number
+extern const Operation kCopy, kFill, kPad, kTake, kEmbedding;
+extern const Operation kMap, kBinary, kWhere, kCast, kScaleShift, kPrelu;
+extern const Operation kPool, kAdaptivePool, kResize;
+extern const Operation kReduce, kSoftmax, kNorm, kGroupNorm, kCumsum;
+extern const Operation kMatmul, kAttention;
 
 }  // namespace sparsetrain::engine
