@@ -15,6 +15,7 @@ LAYERS = [  # bottom first
     {"swap"},
     {"checkpoint"},
     {"measure"},
+    {"engine"},
     {"bench", "training"},
     {"doctor"},
     {"cli"},

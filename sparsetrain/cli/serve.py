@@ -1,13 +1,13 @@
 """`sparsetrain serve`: deployed networks over HTTP."""
 
 import importlib.util
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sparsetrain.cli.app import app, console
+from sparsetrain.cli.ends import say
 from sparsetrain.training.config import MOST_THREADS
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client", "orjson")  # the extra "serve"
@@ -37,13 +37,12 @@ def serve(
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise ValueError(f"serve needs {', '.join(missing)}: pip install 'sparsetrain[serve]'")
-    from sparsetrain_runtime import load
-
     from sparsetrain.engine.serve import Options, run
+    from sparsetrain_runtime import load
 
     options = Options(max_batch, batch_deadline_ms, queue, max_body * MIB, timeout)
     networks = [load(path, threads=threads) for path in files]
     if host not in LOOPBACK:
-        warnings.warn(f"{host} is open to whoever reaches it: nobody is asked who", stacklevel=1)
+        say(f"warning: {host} is open to whoever reaches it: nobody is asked who they are")
     names = ", ".join(network.name for network in networks)
-    run(networks, options, host, port, lambda place: console.print(f"{names}: {place}"))
+    run(networks, options, host, port, lambda at: console.print(f"{names}: {at}", soft_wrap=True))

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serve_fakes import WAIT, Doubler, running, spec, until
 
+from sparsetrain.engine.serve import connection
+
 ROW = [[1, 2, 3, 4]]
 HEAD = b"POST /v2/models/doubler/infer HTTP/1.1\r\nHost: here\r\n"
 
@@ -95,6 +97,16 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes():
                     client.sendall(b"3E9\r\n" + b"." * 1001)  # and never an end
                 assert answered(client) == (413, "a request has 1000 bytes at most")
         assert server.service.room.taken == 0
+
+
+def test_who_goes_on_sending_after_its_413_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(connection, "LINGER", 0.1)
+    with running([Doubler()], max_body=1000) as server, connected(server) as client:
+        client.sendall(HEAD + b"Content-Length: 1000000000\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+        with pytest.raises(ConnectionError):
+            send_for_ever(client)
+        assert server.infer(ROW)[0] == 200
 
 
 def test_a_client_that_waits_for_leave_to_send_gets_its_413_instead():

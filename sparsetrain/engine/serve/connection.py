@@ -8,10 +8,12 @@ import asyncio
 import json
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sparsetrain.engine.serve.options import Options
 
+LINGER = 1.0  # seconds that a body is thrown away, so that its sender may see why
 NO_HTTP = "this is no request of HTTP/1.1, or its head is too long"
 
 
@@ -35,14 +37,15 @@ class Connection(H11Protocol):
             transport.write(_plain(503, "Service Unavailable", "too many connections; try again"))
             transport.close()
         else:
-            self._await_head()
+            self._await_head(self.options.head_timeout)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.busy:
             self._head = _cancelled(self._head)
         elif self._head is None:
-            self._await_head()
+            refused = self.conn.their_state is h11.SEND_BODY  # and goes on sending
+            self._await_head(LINGER if refused else self.options.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head, self._taking = _cancelled(self._head), _cancelled(self._taking)
@@ -60,12 +63,12 @@ class Connection(H11Protocol):
         self.transport.write(_plain(400, "Bad Request", NO_HTTP))
         self.transport.close()
 
-    def _await_head(self) -> None:
-        self._head = self.loop.call_later(self.options.head_timeout, self.transport.abort)
+    def _await_head(self, seconds: float) -> None:
+        self._head = self.loop.call_later(seconds, self.transport.abort)
 
     def _make_place(self) -> bool:
-        others = (c for c in self.connections if c is not self and not c.busy)
-        idle = next(others, None)
+        known = (c for c in self.connections if isinstance(c, Connection))
+        idle = next((c for c in known if c is not self and not c.busy), None)
         if idle is not None:
             idle.transport.abort()
         return idle is not None

@@ -22,18 +22,18 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        of = {"registry": self.registry}
-        name = f"{PREFIX}_requests"
-        self.requests = Counter(name, "Requests to infer, by answer", ["model", "code"], **of)
-        name = f"{PREFIX}_request_seconds"
+        name, text = f"{PREFIX}_requests", "Requests to infer, by answer"
+        self.requests = Counter(name, text, ["model", "code"], registry=self.registry)
+        name, text = f"{PREFIX}_queue_requests", "Requests that wait"
+        self.queue = Gauge(name, text, ["model"], registry=self.registry)
         text = "From a request's head to its answer"
-        self.seconds = Histogram(name, text, ["model"], buckets=SECONDS, **of)
-        name = f"{PREFIX}_compute_seconds"
-        self.compute = Histogram(name, "Calls of the network", ["model"], buckets=SECONDS, **of)
-        name = f"{PREFIX}_batch_items"
-        self.items = Histogram(name, "Items of a call", ["model"], buckets=ITEMS, **of)
-        name = f"{PREFIX}_queue_requests"
-        self.queue = Gauge(name, "Requests that wait", ["model"], **of)
+        self.seconds = self._histogram("request_seconds", text, SECONDS)
+        self.compute = self._histogram("compute_seconds", "Calls of the network", SECONDS)
+        self.items = self._histogram("batch_items", "Items of a call", ITEMS)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        name = f"{PREFIX}_{name}"
+        return Histogram(name, text, ["model"], buckets=buckets, registry=self.registry)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -41,8 +41,12 @@ def application(service: Service) -> Starlette:
 
 
 def _of_models() -> list[Route]:
-    own = {"": (model, "GET"), "/ready": (model_ready, "GET"), "/config": (config, "GET")}
-    own["/infer"] = (infer, "POST")
+    own: dict[str, tuple[Any, str]] = {
+        "": (model, "GET"),
+        "/ready": (model_ready, "GET"),
+        "/config": (config, "GET"),
+        "/infer": (infer, "POST"),
+    }
     return [
         Route(f"/v2/models/{{name}}{version}{end}", endpoint, methods=[method])
         for version in ("", "/versions/{version}")

@@ -101,8 +101,8 @@ def run(
 def listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.create_server((host, port), family=family, backlog=512)
-    # Connections inherit it; asyncio sets it only where the protocol is named, which it is not here.
-    # Without it each answer waits 40 ms for the client's delayed acknowledgement.
+    # Connections inherit it; asyncio sets it only where the socket names its protocol. Without it
+    # each answer waits 40 ms for the client's delayed acknowledgement.
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return found
 

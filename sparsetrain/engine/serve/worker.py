@@ -85,7 +85,9 @@ class Worker:
 def _joined(batch: Sequence[Entry]) -> Arrays:
     """Inputs of all, one below the other; of one alone they are only copied if they must be."""
     if len(batch) == 1:
-        return {name: np.require(array, None, "CA") for name, array in batch[0].arrays.items()}
+        return {
+            name: np.require(array, None, ["C", "A"]) for name, array in batch[0].arrays.items()
+        }
     names = batch[0].arrays
     return {name: np.concatenate([entry.arrays[name] for entry in batch]) for name in names}
 
