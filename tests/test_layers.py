@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import sparsetrain
+import sparsetrain_runtime
 
 LAYERS = [  # bottom first
     {"support"},
@@ -14,6 +15,7 @@ LAYERS = [  # bottom first
     {"methods"},
     {"swap"},
     {"checkpoint"},
+    {"engine"},
     {"measure"},
     {"engine"},
     {"bench", "training"},
@@ -42,6 +44,20 @@ def test_every_module_has_a_layer():
     root = Path(sparsetrain.__file__).parent
     found = {p.stem for p in root.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert found - {"__init__"} == set(LEVEL)
+
+
+def test_the_runtime_stands_alone():
+    """It imports nothing of sparsetrain, and no torch."""
+    root = Path(sparsetrain_runtime.__file__).parent
+    wrong = []
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            packages = {name.partition(".")[0] for name in names}
+            if packages & {"torch", "sparsetrain", "scipy"}:
+                wrong.append(f"{path.name}:{node.lineno} imports {', '.join(names)}")
+    assert not wrong, "\n".join(wrong)
 
 
 def _for_types(here: str, there: str) -> bool:

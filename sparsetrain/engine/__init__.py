@@ -3,3 +3,4 @@
 from sparsetrain.engine.compiled import CompiledNetwork as CompiledNetwork
 from sparsetrain.engine.compiled import compile as compile
 from sparsetrain.engine.deploy import deploy as deploy
+from sparsetrain.engine.lower import Undeployable as Undeployable

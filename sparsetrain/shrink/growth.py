@@ -43,7 +43,7 @@ def grown_records(model: nn.Module, sample: Any, program: Program, **options: An
     for axes, sizes in _changes(tensors_of(arguments(sample))):
         for size in sizes:
             try:
-                other = record(model, _resized(sample, axes, size), **options)
+                other = record(model, resized(sample, axes, size), **options)
             except (ValueError, RuntimeError, IndexError):
                 continue
             if [step.op for step in other.steps] == ops:
@@ -69,7 +69,7 @@ def _changes(inputs: list[Tensor]) -> Iterator[tuple[Axes, tuple[int, ...]]]:
                 yield group, tried
 
 
-def _resized(sample: Any, axes: Axes, size: int) -> Any:
+def resized(sample: Any, axes: Axes, size: int) -> Any:
     """The sample with entries left out, or again, along some dimensions."""
     args, kwargs = arguments(sample)
     new: dict[int, Tensor] = {}

@@ -135,12 +135,13 @@ def _layers(program: Program, parameters: Collection[str]) -> set[Step]:
     return layers
 
 
-def data_steps(program: Program) -> list[Step]:
-    """Steps by which Python learns numbers that hang on inputs or parameters.
+def data_steps(program: Program, given: Collection[Value] | None = None) -> list[Step]:
+    """Steps by which Python learns numbers that hang on inputs or parameters, or on what is given.
 
     Or how many entries of them a step finds; numbers that are known beforehand do not count.
     """
-    varies = {*program.inputs, *(v for v in program.tensors.values() if v.known is None)}
+    own = {*program.inputs, *(v for v in program.tensors.values() if v.known is None)}
+    varies = own if given is None else set(given)
     found = []
     for step in program.steps:
         read = [v for v in step.values if v in varies]

@@ -1,0 +1,11 @@
+"""All passes, in their order."""
+
+from sparsetrain_runtime.program import Program
+from torch import Tensor
+
+from sparsetrain.engine.lower.passes.edit import sweep
+
+
+def simplify(program: Program, tensors: dict[str, Tensor]) -> None:
+    """Make a program shorter, in place."""
+    sweep(program, tensors)
