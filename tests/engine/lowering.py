@@ -37,8 +37,9 @@ def equal(model: nn.Module, sample: Any, batch: int = BATCH) -> Lowered:
         found = lowered(model, sample)
     args, kwargs = arguments(sample)
     first = next(iter(named_inputs(model, args, kwargs, Tensor).values())).shape[0]
-    other = tree_map_only(Tensor, lambda t: _another(t, batch) if t.shape[:1] == (first,) else t,
-                          (args, kwargs))
+    other = tree_map_only(
+        Tensor, lambda t: _another(t, batch) if t.shape[:1] == (first,) else t, (args, kwargs)
+    )
     with torch.no_grad():
         wanted = named_outputs(model(*other[0], **other[1]), Tensor)
     inputs = named_inputs(model, *other, Tensor)

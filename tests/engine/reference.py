@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sparsetrain_runtime.program import KINDS, Op, Program
 from torch import Tensor
+
+from sparsetrain_runtime.program import KINDS, Op, Program
 
 
 def run(program: Program, tensors: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict:

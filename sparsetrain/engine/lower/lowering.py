@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sparsetrain_runtime.program import Program
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
@@ -30,6 +29,7 @@ from sparsetrain.shrink.program import Program as Recorded
 from sparsetrain.shrink.program import Step, Value, data_steps
 from sparsetrain.shrink.record import arguments, record, tensors_of
 from sparsetrain.swap import densify
+from sparsetrain_runtime.program import Program
 
 FEW = (2, 4)  # batches with which the model is recorded, if it runs with them
 

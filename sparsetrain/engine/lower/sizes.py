@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sparsetrain_runtime.program import Size
-
 from sparsetrain.engine.lower.undeployable import FixedBatch
+from sparsetrain_runtime.program import Size
 
 Sizes = tuple[Size, ...]
 

@@ -82,7 +82,9 @@ class Calls:
             raise FixedBatch("other operations run with another batch")
         self._items: dict[Value, Item] = {}
         self._batches, self._tensors = batches, tensors
-        self.all = [self._call(list(each)) for each in zip(*(p.steps for p in programs), strict=True)]
+        self.all = [
+            self._call(list(each)) for each in zip(*(p.steps for p in programs), strict=True)
+        ]
 
     def item(self, values: Sequence[Value]) -> Item:
         """That of a tensor, as recorded at each batch."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sparsetrain_runtime.program import Op, Program, Value
 from torch import Tensor
 
 from sparsetrain.engine.lower.item import Item, dtype_of
 from sparsetrain.engine.lower.sizes import Size, Sizes
 from sparsetrain.engine.lower.undeployable import FixedBatch, Refused
+from sparsetrain_runtime.program import Op, Program, Value
 
 FLOAT, WHOLE, BOOL = "float32", "int64", "bool"
 TORCH = {FLOAT: torch.float32, WHOLE: torch.int64, BOOL: torch.bool}

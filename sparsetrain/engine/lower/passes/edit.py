@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Mapping
 
-from sparsetrain_runtime.program import Op, Program
 from torch import Tensor
+
+from sparsetrain_runtime.program import Op, Program
 
 
 class Edit:

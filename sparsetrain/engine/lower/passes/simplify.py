@@ -1,9 +1,9 @@
 """All passes, in their order."""
 
-from sparsetrain_runtime.program import Program
 from torch import Tensor
 
 from sparsetrain.engine.lower.passes.edit import sweep
+from sparsetrain_runtime.program import Program
 
 
 def simplify(program: Program, tensors: dict[str, Tensor]) -> None:
