@@ -8,10 +8,10 @@
 namespace sparsetrain::engine {
 namespace {
 
-const Operation* const kOperations[] = {&kHalo,   &kProduct,      &kCopy,   &kFill,       &kMap,
-                                        &kBinary, &kWhere,        &kCast,   &kScaleShift, &kPrelu,
-                                        &kPool,   &kAdaptivePool, &kResize, &kReduce,     &kSoftmax,
-                                        &kNorm,   &kGroupNorm,    &kCumsum};
+const Operation* const kOperations[] = {
+    &kHalo,    &kProduct,    &kCopy,      &kFill,   &kMap,          &kBinary,   &kWhere,
+    &kCast,    &kScaleShift, &kPrelu,     &kPool,   &kAdaptivePool, &kResize,   &kReduce,
+    &kSoftmax, &kNorm,       &kGroupNorm, &kCumsum, &kMatmul,       &kAttention};
 
 }  // namespace
 
