@@ -1,25 +1,29 @@
 // halo: zeros around each image of y.
 //
-//   out y [N, C, H, W] of which channels are whole planes [H + 2 rows, W + 2 columns, N] in memory
+//   out y [N, C, H, W] with numbers along N and W contiguous; its memory goes on around it
 //   attributes: rows, columns
 #pragma once
-#include "../halo.h"
+#include <algorithm>
+
 #include "operation.h"
 
 namespace sparsetrain::engine {
 
-struct HaloPlanes {
-  int64_t rows, columns, height, width, lanes, channel;
+struct HaloShape {
+  int64_t rows, columns, lanes, channels, height, width, channel, row;
 
-  explicit HaloPlanes(const Call& call)
+  explicit HaloShape(const Call& call)
       : rows(call.attributes.whole(0)),
         columns(call.attributes.whole(1)),
-        height(call.out[0].shape[2] + 2 * rows),
-        width(call.out[0].shape[3] + 2 * columns),
         lanes(call.out[0].shape[0]),
-        channel(call.out[0].stride[1]) {}
+        channels(call.out[0].shape[1]),
+        height(call.out[0].shape[2]),
+        width(call.out[0].shape[3]),
+        channel(call.out[0].stride[1]),
+        row(call.out[0].stride[2]) {}
 
-  int64_t first() const { return (rows * width + columns) * lanes; }  // numbers before entry 0
+  int64_t side() const { return columns * lanes; }
+  int64_t line() const { return (width + 2 * columns) * lanes; }
 };
 
 inline void check_halo(const Call& call) {
@@ -27,24 +31,32 @@ inline void check_halo(const Call& call) {
           "halo: one output and two attributes are needed");
   const Operand& y = call.out[0];
   require(y.rank == 4 && y.dtype == DType::kFloat, "halo: y must be fp32 of 4 axes");
-  const HaloPlanes p(call);
-  require(p.rows >= 0 && p.columns >= 0 && p.rows < kMostHalo && p.columns < kMostHalo,
+  const HaloShape s(call);
+  require(s.rows >= 0 && s.columns >= 0 && s.rows < kMostHalo && s.columns < kMostHalo,
           "halo: rows and columns are out of range");
-  require(y.stride[0] == 1 && y.stride[3] == p.lanes && y.stride[2] == p.width * p.lanes,
-          "halo: y's strides are not those of planes");
-  const int64_t plane = p.height * p.width * p.lanes;
-  require(y.shape[1] <= 1 || p.channel >= plane, "halo: planes overlap");
-  require(y.before >= p.first() &&
-              y.behind >= std::max<int64_t>(0, y.shape[1] - 1) * p.channel + plane - p.first(),
+  require(y.count() > 0, "halo: y must not be empty");
+  require((s.lanes == 1 || y.stride[0] == 1) && (s.width == 1 || y.stride[3] == s.lanes),
+          "halo: numbers along N and W must be contiguous");
+  const int64_t last = (s.channels - 1) * s.channel + (s.height - 1 + s.rows) * s.row;
+  require(y.before >= s.rows * s.row + s.side() && y.behind >= last + s.line() - s.side(),
           "halo: the halo reaches outside its memory");
 }
 
 inline void run_halo(const Call& call, Threads& threads) {
-  const HaloPlanes p(call);
-  float* first = call.out[0].floats() - p.first();
-  threads.parallel(call.out[0].shape[1], [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; c++)
-      zero_halo(first + c * p.channel, p.height, p.width, p.lanes, p.rows, p.columns);
+  const HaloShape s(call);
+  float* first = call.out[0].floats() - s.side();
+  const int64_t whole = s.height + 2 * s.rows;
+  threads.parallel(whole * s.channels, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t row = i / s.channels - s.rows;
+      float* line = first + row * s.row + i % s.channels * s.channel;
+      if (row < 0 || row >= s.height) {
+        std::fill_n(line, s.line(), 0.0f);
+      } else {
+        std::fill_n(line, s.side(), 0.0f);
+        std::fill_n(line + s.line() - s.side(), s.side(), 0.0f);
+      }
+    }
   });
 }
 

@@ -1,9 +1,11 @@
 """How a program runs for one batch: where each value lies, and the steps that compute it.
 
-Images [N, C, H, W] lie channel-first with the batch innermost, [C, H, W, N], inside a halo of zeros
-as wide as the padding of the convolutions that read them; tokens [..., K] lie feature-first. So a
-product adds runs of neighbouring numbers whatever its weights are. Reshapes, slices and
-permutations are other views of the same numbers where strides can say so, else copies.
+Images [N, C, H, W] lie with the batch innermost, inside a halo of zeros as wide as the padding of
+the convolutions that read them; tokens [..., K] lie feature-first. So a product adds runs of
+neighbouring numbers whatever its weights are. Of a few items channels are outermost, [C, H, W, N],
+so that rows are one run; of more, rows are, [H, C, W, N], so that what a tile reads lies in few
+pages. Reshapes, slices and permutations are other views of the same numbers where strides can say
+so, else copies.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from sparsetrain_runtime.tiles import together
 from sparsetrain_runtime.views import Buffer, View, dense, is_dense, ordered
 from sparsetrain_runtime.words import Step
 
-IMAGE = (1, 2, 3, 0)  # the order of axes in memory, outermost first
+FEW = 4  # items from which a row of an image is a run that is long enough
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Planner:
         self.views: dict[int, View] = {}
         self.readers = _readers(program)
         self.halos = _halos(program)
+        self.image_order = (2, 1, 3, 0) if batch >= FEW else (1, 2, 3, 0)
         self.attends = any(op.kind == "attention" for op in program.ops)
         self._constants: dict[str, Buffer] = {}
         self._arena: list[Buffer] = []
@@ -84,7 +87,7 @@ class Planner:
     def new(self, value: int, order: Sequence[int]) -> View:
         """Memory for a value, its axes in `order`; of an image with the halo that it needs."""
         halo = self.halos.get(value, (0, 0))
-        if halo != (0, 0) and tuple(order) == IMAGE:
+        if halo != (0, 0) and tuple(order) == self.image_order:
             view = self.image(self.shape(value), halo)
         else:
             view = self.memory(self.shape(value), order, self.program.values[value].dtype)
@@ -99,7 +102,7 @@ class Planner:
     def image(self, shape: Sequence[int], halo: tuple[int, int]) -> View:
         """Memory for an image [N, C, H, W] in zeros."""
         (n, c, h, w), (rows, columns) = shape, halo
-        whole = self.memory((n, c, h + 2 * rows, w + 2 * columns), IMAGE)
+        whole = self.memory((n, c, h + 2 * rows, w + 2 * columns), self.image_order)
         view = whole.slice(2, rows, rows + h).slice(3, columns, columns + w)
         if halo != (0, 0):
             view.buffer.image, view.buffer.halo = view, halo
@@ -134,7 +137,8 @@ class Planner:
 
     def like(self, value: int, view: View) -> View:
         """Memory for a value whose axes are in the order of `view`'s."""
-        return self.new(value, IMAGE if ordered(view, IMAGE) else view.order)
+        image = view.rank == 4 and ordered(view, self.image_order)
+        return self.new(value, self.image_order if image else view.order)
 
     def reusable(self, view: View) -> bool:
         """Whether nobody reads these numbers after the operation that is being planned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sparsetrain_runtime.planner import IMAGE, Planner
+from sparsetrain_runtime.planner import Planner
 from sparsetrain_runtime.pointwise import apply
 from sparsetrain_runtime.program import Op
 from sparsetrain_runtime.views import View, is_dense, ordered
@@ -25,7 +25,7 @@ def convolution(planner: Planner, op: Op) -> None:
         source, beside = _phases(planner, op, x, shape, kernel)
     else:
         source, beside = _image(planner, x, padding).insert(2), padding[1]
-    y = _target(planner, op, IMAGE)
+    y = _target(planner, op, planner.image_order)
     steps = (stride[0], padding[0], beside, *op.attrs["dilation"])
     _product(planner, op, source, y, kernel, steps)
 
@@ -142,18 +142,12 @@ def _patch_product(planner: Planner, op: Op, kernel: Sequence[int]) -> None:
     rows, columns = planner.shape(op.output)[2:]
     k, m = kernel
     split = planner.reshaped(x, (n, c, rows, k, columns, m))
-    pieces = planner.memory((c, k, m, rows, columns, n), range(6))
+    order = (3, 0, 1, 2, 4, 5) if planner.image_order[0] == 2 else range(6)
+    pieces = planner.memory((c, k, m, rows, columns, n), order)
     planner.copy(split.permute((1, 3, 5, 2, 4, 0)), pieces)
-    flat = pieces.reshape((1, c * k * m, 1, 1, rows * columns * n))
-    y = planner.new(op.output, IMAGE)
-    if is_dense(y) and len(op.inputs) == 1:
-        flat_y = y.permute(IMAGE).reshape((1, y.shape[1], 1, rows * columns * n))
-        assert flat is not None
-        assert flat_y is not None
-        _product(planner, op, flat, flat_y, (1, 1), (1, 0, 0, 1, 1))
-        return
     image = pieces.reshape((c * k * m, rows, columns, n))
     assert image is not None
+    y = planner.new(op.output, planner.image_order)
     _product(planner, op, image.permute((3, 0, 1, 2)).insert(2), y, (1, 1), (1, 0, 0, 1, 1))
 
 
@@ -171,7 +165,8 @@ def _phases(
     first = -(-beside // t)  # columns of a phase before the image begins
     reach = first + max(-(-w // t), (step * (kernel[1] - 1) - beside) // t + y[3])
     phases = 1 if kernel[1] == 1 and beside == 0 else t
-    made = planner.memory((n, c, phases, h + 2 * above, first + reach), (1, 2, 3, 4, 0))
+    order = (3, 1, 2, 4, 0) if planner.image_order[0] == 2 else (1, 2, 3, 4, 0)
+    made = planner.memory((n, c, phases, h + 2 * above, first + reach), order)
     if above or beside or w % t or first + -(-w // t) < first + reach:
         planner.emit("fill", (), (made,), (0.0,))
     inner = made.slice(3, above, above + h)

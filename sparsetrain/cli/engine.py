@@ -36,3 +36,33 @@ def infer(
         print(json.dumps(classify.as_json(guesses), indent=2))
     else:
         classify.show(guesses, console)
+
+
+@app.command()
+def deploy(
+    network: Annotated[
+        str, typer.Argument(help="a run's folder, or vgg16, MODULE:NAME, FILE.py:NAME")
+    ],
+    out: Annotated[Path, typer.Option(help="file to write")],
+    weights: Annotated[Path | None, typer.Option(help="file of save_model, for a model")] = None,
+    shape: Annotated[str, typer.Option("--input", help="sizes, such as 1,3,224,224")] = "",
+    model: Annotated[str, typer.Option(help="of a run of your own network: its code")] = "",
+    data_dir: Annotated[str | None, typer.Option(help="of a run's images, if moved")] = None,
+    threads: Threads = None,
+    tune: Annotated[bool, typer.Option(help="measure which form of a weight is fastest")] = True,
+    any_batch: Annotated[bool, typer.Option(help="where the network allows")] = True,
+) -> None:
+    """Write a network as one file that runs without PyTorch.
+
+    Example: sparsetrain deploy runs/NAME --out net.st
+    """
+    from sparsetrain import engine
+    from sparsetrain.training import trained
+
+    if trained.is_run(network):
+        found = trained.of_run(network, model, data_dir)
+    else:
+        found = trained.of_model(network, weights, shape)
+    how = {"threads": threads, "tune": tune, "batch": any_batch, "info": found.info}
+    engine.deploy(found.model, found.sample, out, found.masks, **how)
+    console.print(f"{out}: {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True)

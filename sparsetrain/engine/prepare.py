@@ -85,7 +85,7 @@ def _dense(model: nn.Module, masks: Masks | None) -> nn.Module:
     inner, _ = unwrapped(model)
     dense = densify(copy.deepcopy(inner)).eval()
     if masks:
-        apply_masks({bare(model, name): mask for name, mask in masks.items()}, dense)
+        apply_masks({bare(model, name): mask for name, mask in masks.items()}, dense, None)
     return dense
 
 
