@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120  # seconds for one call, under sanitizers on a busy machine
+PATIENCE = 600  # seconds for the imports or a call, under sanitizers on a busy machine
 MEMORY = 16 << 30  # bytes of address space; sanitizers have a limit of their own
 PLACE = struct.Struct("qqqq")  # a worker's seed, and how many calls passed, were refused, wrong
 REFUSALS = (
