@@ -14,6 +14,7 @@ LAYERS = [  # bottom first
     {"methods"},
     {"swap"},
     {"checkpoint"},
+    {"export"},
     {"measure"},
     {"bench", "training"},
     {"doctor"},
