@@ -123,10 +123,10 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     args = parser.parse_args()
     preload([f"benchmarks.coverage_models.{family}" for family in args.families])
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    report: dict[str, Any] = {"machines": {}, "limits": LIMITS, "results": []}
     if args.json and args.json.exists():
-        before = json.loads(args.json.read_text())["results"]
-        found = {(r["tool"], r["family"], r["name"]): r for r in before}
+        report = json.loads(args.json.read_text())
+    found = {(r["tool"], r["family"], r["name"]): r for r in report["results"]}
     wanted = [(tool, f, name) for f in args.families for name in names(f) for tool in args.tools]
     for key in wanted:
         left_out = args.only and not any(part in key[2] for part in args.only)
@@ -135,7 +135,8 @@ def main() -> None:
         found[key] = judged(run(*key))
         print(*key, "counts" if found[key]["counts"] else found[key].get("reason"), flush=True)
         if args.json:
-            report = {"machine": machine("cpu"), "limits": LIMITS, "results": [*found.values()]}
+            report["machines"][key[0]] = machine("cpu")  # of the latest run of this tool
+            report["results"] = [*found.values()]
             args.json.write_text(json.dumps(report, indent=1) + "\n")
     records = list(found.values())
     Console(width=200).print(table(records))

@@ -10,6 +10,10 @@ from sparsetrain import models as models
 from sparsetrain import nn as nn
 from sparsetrain import ops as ops
 from sparsetrain import scores as scores
+from sparsetrain.export import export_aotinductor as export_aotinductor
+from sparsetrain.export import export_huggingface as export_huggingface
+from sparsetrain.export import export_onnx as export_onnx
+from sparsetrain.export import export_pt2 as export_pt2
 from sparsetrain.methods import recalibrate as recalibrate
 from sparsetrain.selection import masks as masks
 from sparsetrain.selection.patterns import NM as NM

@@ -3,7 +3,12 @@ import errno
 import pytest
 from safetensors import SafetensorError
 
-from sparsetrain.support.files import remove_parts, write_atomically, write_text
+from sparsetrain.support.files import (
+    remove_parts,
+    write_atomically,
+    write_text,
+    write_together,
+)
 
 
 def test_writes_and_replaces(tmp_path):
@@ -58,3 +63,21 @@ def test_a_full_disk_is_one_error(error, tmp_path):
 def test_halves_of_characters_are_escaped(tmp_path):
     write_text(tmp_path / "a.txt", "ä\udcff")
     assert (tmp_path / "a.txt").read_bytes() == "ä\\udcff".encode()
+
+
+def test_files_that_belong_together_come_together_or_not(tmp_path):
+    path = tmp_path / "new" / "a"
+
+    def write(folder):
+        (folder / "a").write_text("one")
+        (folder / "a.data").write_text("two")
+
+    def fails(folder):
+        (folder / "a.data").write_text("ha")
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    write_together(path, write)
+    write_together(path, write)
+    with pytest.raises(OSError, match=r"No space left on device: .*/new/a'"):
+        write_together(path, fails)
+    assert {p.name: p.read_text() for p in path.parent.iterdir()} == {"a": "one", "a.data": "two"}

@@ -15,7 +15,7 @@ LAYERS = [  # bottom first
     {"methods"},
     {"swap"},
     {"checkpoint"},
-    {"engine"},
+    {"export"},
     {"measure"},
     {"engine"},
     {"bench", "training"},

@@ -85,7 +85,18 @@ def _backward(ctx, grad: Tensor) -> tuple:
     return *torch.autograd.grad(out, input, grad), *[None] * 6
 
 
-if not hasattr(torch.ops.torchvision, "nms"):
+def _loads() -> bool:
+    """Whether torchvision has a compiled library that fits this torch."""
+    try:
+        import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # what was imported before it failed
+        return False
+    return hasattr(torch.ops.torchvision, "nms")
+
+
+if not _loads():
     _define()
 
 

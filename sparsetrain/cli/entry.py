@@ -2,7 +2,8 @@
 
 import sys
 
-from sparsetrain.cli import bench, engine, serve, train, view  # noqa: F401  (each adds its commands)
+# Each adds its commands.
+from sparsetrain.cli import bench, engine, export, serve, train, view  # noqa: F401
 from sparsetrain.cli.app import app
 from sparsetrain.cli.ends import in_one_line, interrupted, warnings_in_one_line
 from sparsetrain.support.terminal import write_utf8

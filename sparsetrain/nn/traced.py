@@ -13,7 +13,7 @@ from sparsetrain.nn.packed import Pattern
 from sparsetrain.nn.plan import Geometry
 from sparsetrain.nn.product import Kernels, kernels_of, y_halo_for
 from sparsetrain.ops.blocked import from_blocked, to_blocked
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.spmm import WIDTHS
 
 # shape: of the dense weight. geometry: stride, padding, dilation, two each, and groups.
@@ -84,7 +84,7 @@ def _check(x: Tensor, weight: Tensor, index: Tensor, shape: list[int], geometry:
     one_device("sparse_layer", x, weight, index)
 
 
-@torch.library.register_fake("sparsetrain::sparse_layer")
+@fake("sparse_layer")
 def _(x, weight, index, bias, shape, geometry):
     _check(x, weight, index, shape, geometry)
     kernel = (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
@@ -92,7 +92,7 @@ def _(x, weight, index, bias, shape, geometry):
     return x.new_empty(x.shape[0], shape[0], *size)
 
 
-@torch.library.register_fake("sparsetrain::sparse_layer_backward")
+@fake("sparse_layer_backward")
 def _(dy, x, weight, index, shape, geometry):
     _check(x, weight, index, shape, geometry)
     one_device("sparse_layer_backward", dy, x)

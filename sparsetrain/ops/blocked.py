@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sparsetrain.ops.differentiable import differentiable
+from sparsetrain.ops.direct import fake
 
 Halo = tuple[int, int]  # rows, columns
 BLOCKED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -120,20 +121,20 @@ def with_halo_reference(data: Tensor, halo: Halo, new_halo: Halo) -> Tensor:
     return F.pad(inside(data, halo), (0, 0, hw, hw, hh, hh)).contiguous()
 
 
-@torch.library.register_fake("sparsetrain::to_blocked")
+@fake("to_blocked")
 def _(x: Tensor, lanes: int, halo: list[int]) -> Tensor:
     n, c, h, w = x.shape
     return x.new_empty(n // lanes, c, h + 2 * halo[0], w + 2 * halo[1], lanes)
 
 
-@torch.library.register_fake("sparsetrain::from_blocked")
+@fake("from_blocked")
 def _(data: Tensor, halo: list[int], channels_last: bool) -> Tensor:
     b, c, h, w, lanes = inside(data, halo).shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return data.new_empty(b * lanes, c, h, w).contiguous(memory_format=layout)
 
 
-@torch.library.register_fake("sparsetrain::with_halo")
+@fake("with_halo")
 def _(data: Tensor, halo: list[int], new_halo: list[int]) -> Tensor:
     b, c, h, w, lanes = inside(data, halo).shape
     return data.new_empty(b, c, h + 2 * new_halo[0], w + 2 * new_halo[1], lanes)

@@ -26,6 +26,7 @@ from sparsetrain.ops.blocked import (
     to_blocked_reference,
 )
 from sparsetrain.ops.differentiable import differentiable
+from sparsetrain.ops.direct import fake
 
 Pair = int | tuple[int, int]
 PLACES = 256  # of a window: a maximum's place is a byte
@@ -126,24 +127,24 @@ def blocked_pool_reference(
     return to_blocked_reference(y, data.shape[-1], halo if new_halo is None else new_halo)
 
 
-@torch.library.register_fake("sparsetrain::blocked_max_pool")
+@fake("blocked_max_pool")
 def _(data, rows, columns, halo, new_halo):
     b, c, _, _, lanes = data.shape
     place = data.new_empty(b, c, len(rows) // 3, len(columns) // 3, lanes, dtype=torch.uint8)
     return _empty(data, (len(rows) // 3, len(columns) // 3), new_halo), place
 
 
-@torch.library.register_fake("sparsetrain::blocked_avg_pool")
+@fake("blocked_avg_pool")
 def _(data, rows, columns, halo, new_halo):
     return _empty(data, (len(rows) // 3, len(columns) // 3), new_halo)
 
 
-@torch.library.register_fake("sparsetrain::blocked_max_pool_backward")
+@fake("blocked_max_pool_backward")
 def _(dy, place, rows, columns, size, halo, new_halo):
     return _empty(dy, size, halo)
 
 
-@torch.library.register_fake("sparsetrain::blocked_avg_pool_backward")
+@fake("blocked_avg_pool_backward")
 def _(dy, rows, columns, size, halo, new_halo):
     return _empty(dy, size, halo)
 

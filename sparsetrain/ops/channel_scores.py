@@ -18,7 +18,7 @@ Pruning", CVPR 2019, arXiv:1906.10771, eq. 8.
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import CHANNELS_LAST, given, in_memory, one_device
+from sparsetrain.ops.direct import CHANNELS_LAST, fake, in_memory, one_device
 from sparsetrain.ops.dtypes import DTYPES
 
 KINDS = ("magnitude", "square", "snip", "snip_square")
@@ -73,9 +73,8 @@ def channel_scores_reference(
     return terms.flatten(1).sum(1).float(), terms.transpose(0, 1).flatten(1).sum(1).float()
 
 
-@torch.library.register_fake("sparsetrain::channel_scores")
+@fake("channel_scores")
 def _(weight: Tensor, grad: Tensor | None, kind: int) -> tuple[Tensor, Tensor]:
-    given("channel_scores", weight=weight)
     one_device("channel_scores", weight, grad)
     _check(weight)
     sums = [weight.new_empty(n, dtype=torch.float32) for n in weight.shape[:2]]

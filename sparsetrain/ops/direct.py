@@ -1,20 +1,36 @@
 """What kernels in Python ask of their tensors, as ops can be called without the functions here."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of axes
 
 
-def given(op: str, **tensors: Tensor | None) -> None:
-    """Raise where a tensor is None, which PyTorch's dispatcher lets pass to kernels in Python.
+def fake(op: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the kernel of fake tensors for torch.ops.sparsetrain's `op`, with a check before it.
 
-    Raises:
-        TypeError: it is.
+    PyTorch's dispatcher lets None pass for a tensor, to kernels in Python: that is a TypeError.
     """
-    for name, tensor in tensors.items():
-        if tensor is None:
-            raise TypeError(f"{op}: {name} must be a tensor, got None")
+    arguments = getattr(torch.ops.sparsetrain, op).default._schema.arguments
+    names = [argument.name for argument in arguments]
+    tensors = {a.name for a in arguments if isinstance(a.type, torch.TensorType)}
+
+    def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(kernel)
+        def checked(*args: Any, **named: Any) -> Any:
+            for name, value in (*zip(names, args, strict=False), *named.items()):
+                if value is None and name in tensors:
+                    raise TypeError(f"{op}: {name} must be a tensor, got None")
+            return kernel(*args, **named)
+
+        torch.library.register_fake(f"sparsetrain::{op}", checked)
+        return checked
+
+    return register
 
 
 def one_device(op: str, *tensors: Tensor | None) -> None:

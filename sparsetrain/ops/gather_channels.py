@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import CHANNELS_LAST, one_device
+from sparsetrain.ops.direct import CHANNELS_LAST, fake, one_device
 
 ALL = -1  # place in `indices` of a tensor that keeps everything
 Index = Tensor | None
@@ -93,7 +93,7 @@ def gather_channels_reference(
     return kept
 
 
-@torch.library.register_fake("sparsetrain::gather_channels")
+@fake("gather_channels")
 def _(tensors, indices, rows, cols):
     one_device("gather_channels", *tensors, *indices)
     if not len(tensors) == len(rows) == len(cols):

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.in_order import InOrder, check, check_scalars
 from sparsetrain.ops.masked_sgd import STATES, MaskedState
 
@@ -152,7 +152,7 @@ def masked_adamw_reference(
                 changed.masked_fill_(~mask, 0)
 
 
-@torch.library.register_fake("sparsetrain::masked_adamw")
+@fake("masked_adamw")
 def _(weights, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, masks, *options):
     state = (*exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *steps)
     one_device("masked_adamw", *weights, *grads, *state, *masks, *options[-2:])

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.in_order import InOrder, check, check_scalars
 
 MaskedState = Literal["zero", "keep"]
@@ -134,6 +134,6 @@ def masked_sgd_reference(
                 t.masked_fill_(~mask, 0)
 
 
-@torch.library.register_fake("sparsetrain::masked_sgd")
+@fake("masked_sgd")
 def _(weights, grads, buffers, masks, first, *options):
     one_device("masked_sgd", *weights, *grads, *buffers, *masks, *options[-2:])

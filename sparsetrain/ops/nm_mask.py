@@ -13,7 +13,7 @@ Structured Sparse Neural Networks From Scratch", ICLR 2021, arXiv:2102.04010.
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import in_memory
+from sparsetrain.ops.direct import fake, in_memory
 from sparsetrain.ops.dtypes import DTYPES
 
 torch.library.define("sparsetrain::nm_mask", "(Tensor score, int n, int m) -> Tensor")
@@ -46,7 +46,7 @@ def nm_mask_reference(score: Tensor, n: int, m: int) -> Tensor:
     return torch.zeros_like(groups, dtype=torch.bool).scatter(-1, winners, True).flatten(-2)
 
 
-@torch.library.register_fake("sparsetrain::nm_mask")
+@fake("nm_mask")
 def _(score: Tensor, n: int, m: int) -> Tensor:
     return torch.empty_like(score, dtype=torch.bool)
 

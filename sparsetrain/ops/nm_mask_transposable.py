@@ -21,7 +21,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import in_memory
+from sparsetrain.ops.direct import fake, in_memory
 from sparsetrain.ops.dtypes import DTYPES
 
 PAIRS = tuple(combinations(range(4), 2))  # columns that a row may keep, in order
@@ -66,7 +66,7 @@ def nm_mask_transposable_reference(score: Tensor) -> Tensor:
     return keep[choices][best].transpose(-3, -2).flatten(-4, -3).flatten(-2)
 
 
-@torch.library.register_fake("sparsetrain::nm_mask_transposable")
+@fake("nm_mask_transposable")
 def _(score: Tensor) -> Tensor:
     return torch.empty_like(score, dtype=torch.bool)
 

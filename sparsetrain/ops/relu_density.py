@@ -14,7 +14,7 @@ Approach towards Efficient Deep Architectures", 2016, arXiv:1607.03250.
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import CHANNELS_LAST, in_memory
+from sparsetrain.ops.direct import CHANNELS_LAST, fake, in_memory
 from sparsetrain.ops.dtypes import DTYPES
 
 torch.library.define("sparsetrain::relu_density", "(Tensor x) -> (Tensor y, Tensor count)")
@@ -46,7 +46,7 @@ def relu_density_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     return y, y.detach().transpose(0, 1).flatten(1).count_nonzero(dim=1)
 
 
-@torch.library.register_fake("sparsetrain::relu_density")
+@fake("relu_density")
 def _(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(x.shape[1], dtype=torch.int64)
 

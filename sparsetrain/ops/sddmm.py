@@ -12,7 +12,7 @@ registers and not on the number of threads. Sums are fp32, also of dy and x that
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.spmm import Entries, channel_of, check_blocked, check_halo, windows
 
 torch.library.define(
@@ -65,7 +65,7 @@ def sddmm_reference(
     return (of_entry * windows(x, entries)[:, :, None]).sum(dim=(0, 3, 4))
 
 
-@torch.library.register_fake("sparsetrain::sddmm")
+@fake("sddmm")
 def _(dy, x, entries, halo, shape) -> Tensor:
     one_device("sddmm", dy, x)
     return x.new_empty(shape, dtype=torch.float32)

@@ -15,6 +15,8 @@ Entries are sorted by segment, then group; those that have both in common stay i
 import torch
 from torch import Tensor
 
+from sparsetrain.ops.direct import fake
+
 torch.library.define(
     "sparsetrain::sort_entries",
     "(Tensor index, Tensor rows, Tensor columns, int v, int width, int segments, int groups)"
@@ -73,7 +75,7 @@ def sort_entries_reference(
     return start, both[order, 2].int(), place[order]
 
 
-@torch.library.register_fake("sparsetrain::sort_entries")
+@fake("sort_entries")
 def _(index, rows, columns, v, width, segments, groups) -> tuple[Tensor, Tensor, Tensor]:
     total = torch.library.get_ctx().new_dynamic_size()
     start = index.new_empty(segments * groups + 1, dtype=torch.int32)

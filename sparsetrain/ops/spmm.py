@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 
 WIDTHS = (1, 4, 8, 16)  # values of an entry that there are kernels for
 STORED = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # what x and y may be
@@ -194,19 +194,19 @@ def windows(x: Tensor, entries: Entries) -> Tensor:
     return x.flatten(1)[:, entries.offset.long()[:, None, None] + inner]
 
 
-@torch.library.register_fake("sparsetrain::entries")
+@fake("entries")
 def _(start, offset, v, segments, channels, size, x_shape) -> Tensor:
     return start.new_empty(1, dtype=torch.int64)
 
 
-@torch.library.register_fake("sparsetrain::entry_places")
+@fake("entry_places")
 def _(entries) -> tuple[Tensor, Tensor]:
     sizes = [torch.library.get_ctx().new_dynamic_size() for _ in range(2)]
     start, offset = (entries.new_empty(n, dtype=torch.int32) for n in sizes)
     return start, offset
 
 
-@torch.library.register_fake("sparsetrain::spmm")
+@fake("spmm")
 def _(x, value, entries, bias, residual, relu, halo, size) -> Tensor:
     one_device("spmm", x, value, bias, residual)
     return x.new_empty(_y_shape(x, size, halo))

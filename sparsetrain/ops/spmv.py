@@ -12,7 +12,7 @@ fused multiply-adds, on any machine and any number of threads.
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.spmm import Entries, check_plain, check_values, spmm_reference
 
 torch.library.define(
@@ -57,7 +57,7 @@ def spmv_reference(
     return y.view(len(x), entries.channels)
 
 
-@torch.library.register_fake("sparsetrain::spmv")
+@fake("spmv")
 def _(x, value, entries, bias, channels) -> Tensor:
     one_device("spmv", x, value, bias)
     return x.new_empty(x.shape[0], channels)

@@ -21,7 +21,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.topk_checks import (
     SCORES,
     check_found,
@@ -160,7 +160,7 @@ def score_of(
     return (alpha * w.abs() + beta * (w * g).abs()) + gamma * g.abs()
 
 
-@torch.library.register_fake("sparsetrain::topk_mask")
+@fake("topk_mask")
 def _(weights, grads, within, k, score, alpha, beta, gamma):
     one_device("topk_mask", *weights, *grads, *within)
     keep = [w.new_empty(w.shape, dtype=torch.bool) for w in weights]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sparsetrain.ops.bits import bits_of
-from sparsetrain.ops.direct import one_device
+from sparsetrain.ops.direct import fake, one_device
 from sparsetrain.ops.topk_checks import (
     SCORES,
     check_found,
@@ -194,7 +194,7 @@ def _dense(t: Tensor) -> Tensor:
     return t if t.is_contiguous() else t.contiguous()
 
 
-@torch.library.register_fake("sparsetrain::topk_mask_into")
+@fake("topk_mask_into")
 def _(weights, grads, within, keep, k, warm, *options):
     one_device("topk_mask_into", *weights, *grads, *within, *keep, warm)
     nan, candidates = (warm.new_empty(len(some), dtype=torch.int64) for some in (weights, k))

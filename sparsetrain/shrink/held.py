@@ -1,7 +1,7 @@
 """The whole numbers that a model's modules keep, also in lists, tuples, dicts and configurations.
 
 An object that several modules hold, as a configuration, belongs to the first of them. Torch's own
-layers say what their tensors are (shrink/attributes.py).
+layers say what their tensors are (shrink/attributes.py), if they have any.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
@@ -10,7 +10,6 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from sparsetrain.shrink.terms import Held
 
@@ -33,9 +32,15 @@ def replace_numbers(model: nn.Module, new: Callable[[int, Held], int]) -> None:
 
 
 def torchs_own(holder: Any) -> bool:
-    """Of one of torch's classes; but a norm without tensors keeps the only word of its width."""
-    bare = isinstance(holder, _NormBase) and holder.weight is None and holder.running_mean is None
-    return type(holder).__module__.startswith("torch.") and not bare
+    """Of one of torch's classes; but one without tensors keeps the only word of its width."""
+    if not type(holder).__module__.startswith("torch."):
+        return False
+    return not isinstance(holder, nn.Module) or any(True for _ in _tensors(holder))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def held_numbers(model: nn.Module) -> Iterator[tuple[Held, int]]:

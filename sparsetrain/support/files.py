@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable
@@ -32,11 +33,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_together(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a folder beside `path`, then put its files in their places, `path` last.
+
+    As `write_atomically`; but of a kill between the last steps some files may be new, each whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        _fill(path, part, write)
+        for file in sorted(part.iterdir(), key=lambda file: file.name == path.name):
+            file.chmod(0o644 & ~_umask())
+            file.replace(path.parent / file.name)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _fill(path: Path, part: Path, write: Callable[[Path], object]) -> None:
     try:
         write(part)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
+        for file in part.iterdir() if part.is_dir() else [part]:
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
     except Exception as error:  # safetensors has an error of its own for it
         if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from sparsetrain.nn import Pattern, SparseConv2d, SparseLayer, SparseLinear
 from sparsetrain.optim import replace_, set_data_
+from sparsetrain.shrink.pretrained import SAVE, made_by_configs
 
 ORIGIN = (
     "_origin"  # hangs beside a sparse layer's attributes, no submodule and no part of its state
@@ -53,6 +54,19 @@ class _Origin:
 
     module: nn.Module
     like: Tensor
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Stands for `save_pretrained` where there are sparse layers, which the model's class lacks."""
+
+    model: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            f"save_pretrained: {self.model} has sparse layers, which from_pretrained cannot load;"
+            " sparsetrain.export_huggingface(model, folder) writes them with their zeros"
+        )
 
 
 Packings = Mapping[nn.Module, Packing]  # by dense layer
@@ -167,6 +181,8 @@ def _exchange(model: nn.Module, modules: Mapping[Any, nn.Module]) -> None:
         for kind, (attribute, off) in FUSED.items():
             if isinstance(module, kind):
                 _choose_path(module, attribute, off)
+    for module in made_by_configs(model).values():
+        _choose_saving(module)
 
 
 def _choose_path(module: nn.Module, attribute: str, off: Any) -> None:
@@ -177,3 +193,12 @@ def _choose_path(module: nn.Module, attribute: str, off: Any) -> None:
         own[kept], own[attribute] = getattr(module, attribute), off
     elif not sparse and kept in own:
         own[attribute] = own.pop(kept)
+
+
+def _choose_saving(module: nn.Module) -> None:
+    own = vars(module)
+    sparse = any(isinstance(m, SparseLayer) for m in module.modules())
+    if sparse and SAVE not in own:
+        own[SAVE] = _Refusal(type(module).__name__)
+    elif not sparse and isinstance(own.get(SAVE), _Refusal):
+        del own[SAVE]

@@ -9,6 +9,7 @@ the seed and the call are told, and the next process goes on behind them.
 import argparse
 import collections
 import importlib.util
+import json
 import mmap
 import resource
 import signal
@@ -21,7 +22,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 120  # seconds for one call, under sanitizers on a busy machine
+PATIENCE = 600  # seconds for the imports or a call, under sanitizers on a busy machine
 MEMORY = 16 << 30  # bytes of address space; sanitizers have a limit of their own
 PLACE = struct.Struct("qqqq")  # a worker's seed, and how many calls passed, were refused, wrong
 REFUSALS = (
@@ -108,7 +109,7 @@ def worker(path: str, first: int, last: int, library: str | None) -> None:
 
 def fuzz(first: int, calls: int, library: str | None = None) -> collections.Counter[str]:
     """Makes the calls of `calls` seeds from `first` on; counts how they ended, and tells faults."""
-    total = collections.Counter(passed=0, refused=0, wrong=0, died=0)
+    total = collections.Counter(passed=0, refused=0, wrong=0, died=0, hung=0)
     last = first + calls
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
@@ -119,7 +120,9 @@ def fuzz(first: int, calls: int, library: str | None = None) -> collections.Coun
             with subprocess.Popen(command) as child:
                 end = watched(child, path)
             at, passed, refused, wrong = PLACE.unpack(path.read_bytes())
-            total.update(passed=passed, refused=refused, wrong=wrong, died=bool(end))
+            hung = end.startswith("hangs")
+            died = bool(end) and not hung
+            total.update(passed=passed, refused=refused, wrong=wrong, died=died, hung=hung)
             if end:
                 print(f"seed {at}: {end}: {described(at)}", flush=True)
             first = at + 1 if end else last
@@ -161,11 +164,24 @@ def _shown(argument: Any) -> str:
     return f"{argument.dtype} {tuple(argument.shape)} by {strides} on {argument.device}"
 
 
+def add(path: Path, counts: dict[str, int], run: dict[str, Any]) -> None:
+    """Adds the counts of a run to the file, whose "all" are those of all runs."""
+    from sparsetrain.support.machine import instruction_set, machine
+
+    run = {**run, "instruction set": instruction_set()}
+    found = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    runs = [*found["runs"], {**run, **counts}]
+    everything = {how: sum(run[how] for run in runs) for how in counts}
+    text = {"machine": machine("cpu"), "all": everything, "runs": runs}
+    path.write_text(json.dumps(text, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0, help="of the first call")
     parser.add_argument("--library", help="a sparsetrain._C to take instead of the package's")
+    parser.add_argument("--json", type=Path, help="add the counts to this file")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -176,7 +192,10 @@ def main() -> None:
     total = fuzz(args.seed, args.calls, args.library)
     counts = ", ".join(f"{count} {how}" for how, count in total.items())
     print(f"{args.calls} calls in {time.monotonic() - began:.0f} s: {counts}")
-    sys.exit(bool(total["wrong"] or total["died"]))
+    if args.json:
+        run = {"first seed": args.seed, "library": args.library or "the package's"}
+        add(args.json, {"calls": args.calls, **total}, run)
+    sys.exit(bool(total["wrong"] or total["died"] or total["hung"]))
 
 
 if __name__ == "__main__":

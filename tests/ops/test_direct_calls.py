@@ -5,6 +5,8 @@ import pickle
 
 import pytest
 import torch
+from fuzz.sparse_recipes import RECIPES, Draw
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sparsetrain.nn import SparseLinear
 from sparsetrain.ops import Entries, masked_sgd, spmm, spmv
@@ -125,6 +127,29 @@ CALLS = [
 def test_wrong_calls(op, arguments, message):
     with pytest.raises(RuntimeError, match=message):
         op(*arguments)
+
+
+TENSORS = [
+    (name, i)
+    for name in sorted(RECIPES)
+    for i, argument in enumerate(getattr(OPS, name).default._schema.arguments)
+    if isinstance(argument.type, torch.TensorType)
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("name", "place"), TENSORS)
+def test_none_for_a_tensor(name, place, device):
+    arguments = RECIPES[name](Draw(0))
+    arguments[place] = None
+    arguments = tree_map_only(torch.Tensor, lambda t: t.to(device), arguments)
+    left = any(isinstance(item, torch.Tensor) for item in tree_leaves(arguments))
+    theirs = "There were no tensor arguments"  # as torch says it
+    kind, message = (TypeError, "must be a tensor, got None") if left else (RuntimeError, theirs)
+    with pytest.raises(kind if device == "meta" else (TypeError, RuntimeError)) as refusal:
+        getattr(OPS, name)(*arguments)
+    if device == "meta":
+        assert message in str(refusal.value)
 
 
 def test_a_step_on_several_devices():

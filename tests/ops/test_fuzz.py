@@ -1,5 +1,6 @@
 """Some of the calls that `make fuzz` makes, and what it would say of a fault."""
 
+import json
 import subprocess
 import sys
 
@@ -47,3 +48,15 @@ def test_a_call_is_made_from_its_seed_alone():
     again, others, _ = run.call(7)
     assert name == again
     assert run._shown(arguments) == run._shown(others)
+
+
+def test_the_file_of_counts_adds_up(tmp_path):
+    library = sys.modules["sparsetrain._C"].__file__
+    for seed in ("0", "40"):
+        options = ["--library", library, "--json", str(tmp_path / "counts"), "--seed", seed]
+        subprocess.run([sys.executable, run.__file__, "--calls", "40", *options], check=True)
+    found = json.loads((tmp_path / "counts").read_text())
+    assert [r["first seed"] for r in found["runs"]] == [0, 40]
+    assert found["all"]["calls"] == 80
+    assert found["all"]["passed"] + found["all"]["refused"] == 80
+    assert found["all"]["died"] == found["all"]["hung"] == found["all"]["wrong"] == 0

@@ -155,3 +155,19 @@ def one_number_for_two_groups() -> nn.Module:
 
     layers = {"left": nn.Linear(8, 3), "right": nn.Linear(8, 3)}
     return Net(forward, a=conv(3, 8), b=conv(3, 8), **layers, width=8)
+
+
+@hard(image)
+def norms_without_weights() -> nn.Module:
+    """Layers of torch that keep their width as a number alone."""
+    planes = [conv(3, 8), nn.GroupNorm(8, 8, affine=False), nn.ReLU(), conv(8, 6)]
+    planes += [nn.LayerNorm([6, 8, 8], elementwise_affine=False), nn.Flatten()]
+    vectors = [nn.Linear(6 * 64, 10), nn.LayerNorm(10, elementwise_affine=False), nn.Linear(10, 7)]
+    return nn.Sequential(*planes, *vectors, nn.RMSNorm(7, None, False), nn.Linear(7, 2))
+
+
+@hard(image)
+def unflattened_by_a_layer() -> nn.Module:
+    """Channels become two dimensions, whose sizes a layer keeps."""
+    halves = [nn.Unflatten(1, (2, 5)), nn.Softmax(2), nn.Flatten(1, 2)]
+    return nn.Sequential(conv(3, 10), *halves, conv(10, 2))
