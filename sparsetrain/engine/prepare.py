@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from sparsetrain.engine.lower import lowered
+from sparsetrain.export.copies import copied
 from sparsetrain.selection.masks import Masks
-from sparsetrain.selection.masks import apply_ as apply_masks
 from sparsetrain.shrink.record import arguments, tensors_of
-from sparsetrain.support.wrapped import bare, unwrapped
-from sparsetrain.swap.exchange import densify
 from sparsetrain_runtime import forms, tune
 from sparsetrain_runtime.program import Program
 
@@ -53,7 +50,7 @@ def prepared(
     Raises:
         ValueError: a mask fits no parameter, or an operation is none of the engine's.
     """
-    dense = _dense(model, masks)
+    dense = copied("deploy", model, masks, packed=False)
     low = lowered(dense, sample, batch=batch)
     arrays = {name: _array(t) for name, t in low.tensors.items()}
     small = {i: _smallest(low.program, i, arrays) for i in forms.products(low.program)}
@@ -78,15 +75,6 @@ def _item(dense: nn.Module, sample: Any, program: Program) -> dict[str, np.ndarr
     }
     found |= {f"output.{n}": t for n, t in zip(program.outputs, outputs, strict=True)}
     return {name: _array(tensor).copy() for name, tensor in found.items()}
-
-
-def _dense(model: nn.Module, masks: Masks | None) -> nn.Module:
-    """A copy in evaluation mode whose pruned weights are zeros."""
-    inner, _ = unwrapped(model)
-    dense = densify(copy.deepcopy(inner)).eval()
-    if masks:
-        apply_masks({bare(model, name): mask for name, mask in masks.items()}, dense, None)
-    return dense
 
 
 def _smallest(program: Program, number: int, arrays: Mapping[str, np.ndarray]) -> int:

@@ -1,6 +1,6 @@
 """A network that a command is given: of a run's folder, or by name, with or without a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ IMAGES = 2  # of a run's data, for a sample
 
 @dataclass(frozen=True)
 class Trained:
-    """A network, the masks of what is pruned in it, and an input that it takes."""
+    """A network, the masks of what is pruned in it, and an input that it takes.
+
+    Attributes:
+        info: of a run: names of classes, mean and std of pixels in 0-1.
+    """
 
     model: nn.Module
     masks: Masks
     sample: Any
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 def is_run(folder: str | Path) -> bool:
@@ -66,7 +71,12 @@ def of_run(folder: str | Path, model: str = "", data_dir: str | None = None) -> 
     with reading(source, "checkpoint", CheckpointError):
         check_method(state["method"], net)
     images, _ = data.train.sample(IMAGES, seed=config.seed)
-    return Trained(net, state["method"].get("masks", {}), images)
+    info = {
+        "classes": list(data.classes),
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+    }
+    return Trained(net, state["method"].get("masks", {}), images, info)
 
 
 def of_model(spec: str, weights: str | Path | None = None, shape: str = "") -> Trained:

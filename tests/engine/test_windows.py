@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from engine.calls import call, empty, laid
+
 from sparsetrain_runtime.library import EngineError
 
 IMAGE, PLAIN, LAST = (1, 2, 3, 0), (0, 1, 2, 3), (0, 2, 3, 1)
