@@ -6,6 +6,14 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serve_fakes import Doubler
+
+from sparsetrain.engine.serve import answer, json_text
+from sparsetrain.engine.serve.network import Signature
+from sparsetrain.engine.serve.refusal import Refusal
+from sparsetrain.engine.serve.request import parse
 
 ROW = [[1, 2, 3, 4]]
 X = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}
@@ -111,8 +119,11 @@ def without(name):
         ("", "not JSON"),
         ("[1, 2", "not JSON"),
         ("NaN and more", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[NaN" + "[" * 100_000, "not JSON"),
+        ("[" * 1025, "not JSON"),
+        ("[NaN" + ", [" * 1025, "not JSON"),
+        ("[" * 100_000, "the request has more values than the inputs"),
+        ("[" + "{}," * 100_000, "the request has more values than the inputs"),
+        ("[" + "0," * 100_000, "the request has more values than the inputs"),
         ([1], "the request must be a JSON object, got list"),
         ({}, "the request needs inputs as a list"),
         ({"inputs": []}, "doubler: input x is missing"),
@@ -140,7 +151,8 @@ def without(name):
         ({"inputs": [X | {"data": [[1, 2], 3, 4]}]}, "takes float or int, got list"),
         ({"inputs": [X], "outputs": [{"name": "q"}]}, "no output is called 'q'; there are y"),
         ({"inputs": [X], "outputs": 3}, "needs outputs as a list"),
-        ({"inputs": [X], "id": 3}, "id must be text"),
+        ({"inputs": [X], "id": 3}, "id must be printable text"),
+        ('{"inputs": [], "id": "\\ud800", "a": NaN}', "id must be printable text"),
         ({"inputs": [BINARY]}, "which needs Inference-Header-Content-Length"),
         ({"inputs": [X | {"parameters": 3}]}, "parameters must be a JSON object"),
         (
@@ -177,6 +189,60 @@ def test_binary_bodies_are_of_the_size_that_they_say(quiet, size, blob, length, 
     status, _, answer = binary(quiet, head, b"\0" * blob, length)
     assert status == 400
     assert message in answer["error"]
+
+
+def test_much_json_is_refused_before_it_is_parsed(quiet, monkeypatch):
+    monkeypatch.setattr(json_text, "LARGEST", 100)
+    status, _, found = quiet.call("POST", INFER, b" " * 101)
+    assert status == 413
+    assert "100 bytes of JSON at most; larger tensors come as bytes" in found["error"]
+
+
+def test_large_outputs_come_as_bytes_alone(quiet, monkeypatch):
+    monkeypatch.setattr(answer, "LARGEST", 7)
+    status, _, found = quiet.infer(ROW * 2)
+    assert status == 400
+    assert found["error"] == "output y has 8 numbers, and JSON 7 at most: ask for bytes"
+    assert quiet.infer(ROW * 2, parameters={"binary_data_output": True})[0] == 200
+
+
+def test_json_that_is_parsed_aside_is_the_same(quiet, monkeypatch):
+    monkeypatch.setattr("sparsetrain.engine.serve.infer.ASIDE", 0)
+    assert quiet.infer(ROW)[2]["outputs"][0]["data"] == [2, 4, 6, 8]
+    assert quiet.call("POST", INFER, "{")[0] == 400
+
+
+SIGNATURE = Signature.of(Doubler(), 4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=5), v, max_size=3),
+)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_comes_is_a_request_or_refused_in_one_line(data):
+    """A right request in which one value is another."""
+    head = {"id": "a", "inputs": [dict(BINARY)], "outputs": [{"name": "y"}], "parameters": {}}
+    place = data.draw(st.sampled_from([head, head["inputs"][0], head["outputs"][0]]))
+    name = data.draw(st.sampled_from([*place, "parameters", "data"]))
+    place[name] = data.draw(VALUES)
+    text = json.dumps(head).encode()
+    body = text + data.draw(st.binary(max_size=20) | st.just(b"\0" * 16))
+    length = data.draw(st.none() | st.just(len(text)) | st.integers(-1, 400))
+    found = outcome(body, length)
+    if isinstance(found, Refusal):
+        assert found.status == 400
+        assert list(json.loads(found.response().body)) == ["error"]
+    else:
+        assert found.arrays["x"].shape == (found.items, 4)
+
+
+def outcome(body, length):
+    try:
+        return parse(body, length, SIGNATURE)
+    except Refusal as refusal:
+        return refusal
 
 
 def test_compressed_bodies_are_refused(quiet):

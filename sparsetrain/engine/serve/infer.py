@@ -15,6 +15,7 @@ from sparsetrain.engine.serve.refusal import ClientGone, Refusal
 from sparsetrain.engine.serve.request import Request, parse
 from sparsetrain.engine.serve.service import Served, Service
 
+ASIDE = 2**18  # bytes of JSON
 HUNG_UP = 499  # nobody gets this answer: for the metrics
 log = logging.getLogger("sparsetrain.serve")
 
@@ -44,7 +45,7 @@ async def _answered(
     loop, seconds = asyncio.get_running_loop(), service.options.timeout
     until = loop.time() + seconds
     text = await _body(http, service, share)
-    request = parse(text, body.json_bytes(http), served.signature)
+    request = await _parsed(text, body.json_bytes(http), service, served)
     if request.timeout is not None:
         until = min(until, loop.time() + request.timeout)
     outputs = await _computed(http, served, request, until)
@@ -68,6 +69,14 @@ async def _body(http: HttpRequest, service: Service, share: body.Share) -> bytes
     except asyncio.TimeoutError:
         seconds = service.options.timeout
         raise Refusal(408, f"the body took longer than {seconds:g} s", close=True) from None
+
+
+async def _parsed(text: bytes, json: int | None, service: Service, served: Served) -> Request:
+    """Much JSON is parsed aside, one request at a time, so that others have their turns."""
+    if (len(text) if json is None else json) <= ASIDE:
+        return parse(text, json, served.signature)
+    async with service.parsing:
+        return await asyncio.to_thread(parse, text, json, served.signature)
 
 
 async def _computed(http: HttpRequest, served: Served, request: Request, until: float) -> Arrays:

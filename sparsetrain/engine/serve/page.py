@@ -11,7 +11,9 @@ FILES = {"/": "index.html", "/page.css": "page.css"} | {
 }
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'",
+    "content-security-policy": (
+        "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; frame-ancestors 'none'"
+    ),
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }

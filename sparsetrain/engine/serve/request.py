@@ -4,17 +4,13 @@ A body is JSON, or JSON of as many bytes as the header Inference-Header-Content-
 tensors, each of `binary_data_size` bytes, in the order in which the JSON names them.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from sparsetrain.engine.serve import datatypes
+from sparsetrain.engine.serve import datatypes, json_text
 from sparsetrain.engine.serve.network import Arrays, Signature
 from sparsetrain.engine.serve.refusal import Refusal
 
-SLOWLY = 4 * 2**20  # bytes of JSON that may be parsed by a parser that others wait for
 MOST_AXES = 32
 
 
@@ -41,7 +37,7 @@ def parse(body: bytes, json_bytes: int | None, signature: Signature) -> Request:
         json_bytes: how much of the body is JSON; None: all.
 
     Raises:
-        Refusal: 400, for whatever is wrong with it.
+        Refusal: 400 for whatever is wrong with it, 413 for too much JSON.
     """
     if json_bytes is not None and not 0 < json_bytes <= len(body):
         raise Refusal(
@@ -50,7 +46,7 @@ def parse(body: bytes, json_bytes: int | None, signature: Signature) -> Request:
             f"got {json_bytes}",
         )
     whole = memoryview(body)
-    head = _object(_json(whole[:json_bytes]), "the request")
+    head = _object(json_text.parse(whole[:json_bytes], signature), "the request")
     blobs = None if json_bytes is None else _Blobs(whole[json_bytes:])
     arrays = _inputs(head, blobs, signature)
     if blobs and blobs.left:
@@ -76,23 +72,6 @@ class _Blobs:
             )
         taken, self._data = self._data[:size], self._data[size:]
         return taken
-
-
-def _json(text: memoryview) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        plain = bytes(text) if len(text) <= SLOWLY else b""
-        if b"NaN" in plain or b"Infinity" in plain:  # numbers to most clients, not to JSON
-            return _loose_json(plain)
-        raise Refusal(400, f"the request is not JSON: {error}") from error
-
-
-def _loose_json(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the request is not JSON: {error}") from error
 
 
 def _inputs(head: dict[str, Any], blobs: _Blobs | None, signature: Signature) -> Arrays:
@@ -163,8 +142,8 @@ def _timeout(head: dict[str, Any]) -> float | None:
 
 def _id(head: dict[str, Any]) -> str | None:
     given = head.get("id")
-    if given is not None and not isinstance(given, str):
-        raise Refusal(400, "the request's id must be text")
+    if given is not None and not (isinstance(given, str) and given.isprintable()):
+        raise Refusal(400, "the request's id must be printable text")
     return given
 
 

@@ -48,6 +48,7 @@ class Service:
         self.options, self.metrics = options, Metrics()
         self.models = {n.name: Served.of(n, options, self.metrics) for n in networks}
         self.room = Room(options.bodies)
+        self.parsing = asyncio.Lock()
         self.closing = False
         self._running = 0
         self._idle = asyncio.Event()
