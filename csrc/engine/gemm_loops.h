@@ -89,7 +89,7 @@ struct GemmBlock {
 };
 
 SPARSETRAIN_TARGET inline bool reads_b(const Gemm& g, int columns) {
-  return g.b.column == 1 && g.m <= 8 * kGemmRows && columns == kPanel;
+  return g.b.column == 1 && g.m <= 2 * kGemmRows && columns == kPanel;
 }
 
 SPARSETRAIN_TARGET inline void write_tile(const Gemm& g, GemmTile tile, int rows, int64_t row,

@@ -16,20 +16,26 @@ struct Numbers {
   int64_t step, n, lanes;
 };
 
-SPARSETRAIN_LOOP void add_lanes(double* total, Numbers at, const double* mean) {
-  for (int64_t i = 0; i < at.n; i++, at.x += at.step) {
-    SPARSETRAIN_IN_PLACE
-    for (int64_t l = 0; l < at.lanes; l++) total[l] += double(at.x[l]) - mean[l];
-  }
-}
-SPARSETRAIN_LOOP void add_squares_of_lanes(double* total, Numbers at, const double* mean) {
-  for (int64_t i = 0; i < at.n; i++, at.x += at.step) {
-    SPARSETRAIN_IN_PLACE
-    for (int64_t l = 0; l < at.lanes; l++) {
-      const double centred = double(at.x[l]) - mean[l];
-      total[l] += centred * centred;
+// L lanes in registers.
+template <bool squares, int L>
+SPARSETRAIN_LOOP void add_some(double* total, Numbers at, const double* mean) {
+  double part[L], less[L];
+  for (int l = 0; l < L; l++) part[l] = total[l], less[l] = mean[l];
+  for (int64_t i = 0; i < at.n; i++, at.x += at.step)
+    for (int l = 0; l < L; l++) {
+      const double centred = double(at.x[l]) - less[l];
+      part[l] += squares ? centred * centred : centred;
     }
-  }
+  for (int l = 0; l < L; l++) total[l] = part[l];
+}
+
+template <bool squares>
+SPARSETRAIN_LOOP void add_lanes(double* total, Numbers at, const double* mean) {
+  int64_t l = 0;
+  const auto from = [&](int64_t l) { return Numbers{at.x + l, at.step, at.n, at.lanes}; };
+  for (; l + 16 <= at.lanes; l += 16) add_some<squares, 16>(total + l, from(l), mean + l);
+  for (; l + 4 <= at.lanes; l += 4) add_some<squares, 4>(total + l, from(l), mean + l);
+  for (; l < at.lanes; l++) add_some<squares, 1>(total + l, from(l), mean + l);
 }
 
 template <bool squares>
@@ -49,15 +55,20 @@ SPARSETRAIN_LOOP void add_run(double* total, Numbers at, const double* mean) {
   for (int k = 0; k < kParts; k++) *total += part[k];
 }
 
-// y = (x - mean) * scale * weight + bias, along lanes, each with a mean and scale of its own.
+// n times y = (x - mean) * scale * weight + bias along lanes, each with a mean and scale of its
+// own.
 struct Lanes {
-  const float *mean, *scale;
-  float weight, bias;
-  int64_t n;
+  const float *mean, *scale, *weight, *bias;
+  int64_t x_step, weight_step, bias_step, y_step, n, lanes;
 };
+template <int L>
 SPARSETRAIN_LOOP void norm_lanes(float* y, const float* x, Lanes at) {
-  SPARSETRAIN_IN_PLACE
-  for (int64_t l = 0; l < at.n; l++) y[l] = (x[l] - at.mean[l]) * at.scale[l] * at.weight + at.bias;
+  const int64_t lanes = L ? L : at.lanes;
+  for (int64_t i = 0; i < at.n; i++, x += at.x_step, y += at.y_step) {
+    const float weight = at.weight[i * at.weight_step], bias = at.bias[i * at.bias_step];
+    SPARSETRAIN_IN_PLACE
+    for (int64_t l = 0; l < lanes; l++) y[l] = (x[l] - at.mean[l]) * at.scale[l] * weight + bias;
+  }
 }
 
 // The same along a run with one mean and scale. Steps of Step numbers, or of any.
@@ -94,7 +105,7 @@ void sum_group(const Norm& norm, const Rows4& rows, const int64_t* begin, int64_
   };
   const auto sum = [&](const int64_t* at, int64_t n) {
     if (beside)
-      simd<add_lanes>(group.mean, numbers(at, n), static_cast<const double*>(zero));
+      simd<add_lanes<false>>(group.mean, numbers(at, n), static_cast<const double*>(zero));
     else
       simd<add_run<false>>(group.mean, numbers(at, n), static_cast<const double*>(zero));
   };
@@ -103,7 +114,7 @@ void sum_group(const Norm& norm, const Rows4& rows, const int64_t* begin, int64_
   each_summed(rows, begin, [&](const int64_t* at, int64_t n) {
     const double* mean = group.mean;
     if (beside)
-      simd<add_squares_of_lanes>(group.square, numbers(at, n), mean);
+      simd<add_lanes<true>>(group.square, numbers(at, n), mean);
     else
       simd<add_run<true>>(group.square, numbers(at, n), mean);
   });
@@ -113,23 +124,38 @@ void sum_group(const Norm& norm, const Rows4& rows, const int64_t* begin, int64_
   }
 }
 
+// Where lanes have weights of their own, or lie apart in y.
+void write_apart(const Norm& norm, const Rows4& rows, const int64_t* at, int64_t n, int64_t lanes,
+                 const Group& group) {
+  const Loops<4>&s = rows.summed, &kept = rows.kept;
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t l = 0; l < lanes; l++) {
+      const auto place = [&](int k) { return at[k] + i * s.step(k) + l * kept.step(k); };
+      const float z = (norm.x.floats()[place(0)] - group.less[l]) * group.scale[l];
+      norm.y.floats()[place(3)] = z * norm.weight.floats()[place(1)] + norm.bias.floats()[place(2)];
+    }
+}
+
 void write_lanes(const Norm& norm, const Rows4& rows, const int64_t* at, int64_t n, int64_t lanes,
                  const Group& group) {
   const Loops<4>&s = rows.summed, &kept = rows.kept;
-  const bool shared = kept.step(3) == 1 && kept.step(1) == 0 && kept.step(2) == 0;
-  for (int64_t i = 0; i < n; i++) {
-    const float* x = norm.x.floats() + at[0] + i * s.step(0);
-    const float* weight = norm.weight.floats() + at[1] + i * s.step(1);
-    const float* bias = norm.bias.floats() + at[2] + i * s.step(2);
-    float* y = norm.y.floats() + at[3] + i * s.step(3);
-    if (shared) {
-      simd<norm_lanes>(y, x, Lanes{group.less, group.scale, *weight, *bias, lanes});
-      continue;
-    }
-    for (int64_t l = 0; l < lanes; l++)
-      y[l * kept.step(3)] = (x[l] - group.less[l]) * group.scale[l] * weight[l * kept.step(1)] +
-                            bias[l * kept.step(2)];
-  }
+  if (kept.step(3) != 1 || kept.step(1) || kept.step(2))
+    return write_apart(norm, rows, at, n, lanes, group);
+  const Lanes all{group.less,
+                  group.scale,
+                  norm.weight.floats() + at[1],
+                  norm.bias.floats() + at[2],
+                  s.step(0),
+                  s.step(1),
+                  s.step(2),
+                  s.step(3),
+                  n,
+                  lanes};
+  float* y = norm.y.floats() + at[3];
+  const float* x = norm.x.floats() + at[0];
+  if (lanes == kLanes) return simd<norm_lanes<kLanes>>(y, x, all);
+  if (lanes == 8) return simd<norm_lanes<8>>(y, x, all);
+  simd<norm_lanes<0>>(y, x, all);
 }
 
 void write_run(const Norm& norm, const Rows4& rows, const int64_t* at, int64_t n,

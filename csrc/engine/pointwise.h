@@ -19,22 +19,43 @@
 namespace sparsetrain::engine {
 
 constexpr int64_t kBlock = 512;
+constexpr int64_t kShort = 32;  // runs below it go through blocks of several
 
 template <typename T>
 struct Held {
   Held() {}  // not zeroed
   T at[kBlock];
+  bool repeats = false;  // what it holds is every block
 };
 
-// n numbers from x on, side by side: in `held` unless they lie so.
+// Of one operand: lines of a run each.
+struct Steps {
+  int64_t line, run;
+
+  bool dense(int64_t n) const { return run == 1 && line == n; }
+};
+
+// `lines` lines of n numbers from x on, side by side: in `held` unless they lie so.
 template <typename T>
-const T* beside(const T* x, int64_t step, int64_t n, Held<T>& held) {
-  if (step == 1) return x;
-  if (step == 0)
-    std::fill_n(held.at, n, *x);
-  else
-    for (int64_t i = 0; i < n; i++) held.at[i] = x[i * step];
+const T* beside(const T* x, Steps steps, int64_t lines, int64_t n, Held<T>& held) {
+  if (steps.dense(n) || (lines == 1 && steps.run == 1)) return x;
+  if (held.repeats) return held.at;
+  for (int64_t j = 0; j < lines && n == 1; j++) held.at[j] = x[j * steps.line];
+  for (int64_t j = 0; j < lines && n > 1; j++) {
+    const T* from = x + j * steps.line;
+    T* to = held.at + j * n;
+    if (steps.run == 0)
+      std::fill_n(to, n, *from);
+    else
+      for (int64_t i = 0; i < n; i++) to[i] = from[i * steps.run];
+  }
   return held.at;
+}
+
+template <typename T>
+void put(const T* made, T* y, Steps steps, int64_t lines, int64_t n) {
+  for (int64_t j = 0; j < lines; j++)
+    for (int64_t i = 0; i < n; i++) y[j * steps.line + i * steps.run] = made[j * n + i];
 }
 
 template <typename T>
@@ -42,22 +63,24 @@ T* data_of(const Operand& operand) {
   return static_cast<T*>(operand.data);
 }
 
-template <typename Y, typename... X, int N, size_t... I, typename F>
-void run_in_blocks(const Loops<N>& loops, Y* y, const std::tuple<const X*...>& x, int64_t n,
-                   const F& f, std::index_sequence<I...>) {
+// Lines of n numbers in blocks: of whole lines, or of parts of one, which is cut into lines before.
+template <typename Y, typename... X, size_t N, size_t... I, typename F>
+void run_lines(const std::array<Steps, N>& steps, Y* y, const std::tuple<const X*...>& x,
+               int64_t lines, int64_t n, const F& f, std::index_sequence<I...>) {
   Held<Y> made;
   std::tuple<Held<X>...> held;
-  const bool dense = loops.step(0) == 1 && ((loops.step(int(I) + 1) == 1) && ...);
-  const int64_t most = dense ? n : kBlock;
-  for (int64_t at = 0; at < n; at += most) {
-    const int64_t count = std::min(most, n - at), step = loops.step(0);
-    Y* to = step == 1 ? y + at : made.at;
-    f(to,
-      beside(std::get<I>(x) + at * loops.step(int(I) + 1), loops.step(int(I) + 1), count,
+  const bool dense = steps[0].dense(n) && (steps[int(I) + 1].dense(n) && ...);
+  const int64_t most = dense ? lines : std::max<int64_t>(1, kBlock / n);
+  for (int64_t at = 0; at < lines; at += most) {
+    const int64_t count = std::min(most, lines - at);
+    Y* place = y + at * steps[0].line;
+    const bool direct = steps[0].dense(n) || (count == 1 && steps[0].run == 1);
+    f(direct ? place : made.at,
+      beside(std::get<I>(x) + at * steps[int(I) + 1].line, steps[int(I) + 1], count, n,
              std::get<I>(held))...,
-      count);
-    if (step != 1)
-      for (int64_t i = 0; i < count; i++) y[(at + i) * step] = made.at[i];
+      count * n);
+    if (!direct) put(made.at, place, steps[0], count, n);
+    ((std::get<I>(held).repeats = steps[int(I) + 1].line == 0), ...);
   }
 }
 
@@ -66,11 +89,17 @@ template <typename Y, typename... X, typename F, size_t... I>
 void pointwise_of(const Operand& y, const Operands<sizeof...(X)>& x, Threads& threads, const F& f,
                   std::index_sequence<I...> all) {
   constexpr int N = 1 + sizeof...(X);
-  const Loops<N> loops = loops_of<N>({&y, x[I]...});
+  Loops<N> loops = loops_of<N>({&y, x[I]...});
   if (loops.count() == 0) return;
-  each_run(loops, threads, [&](const int64_t* offset, int64_t n) {
+  // A short run goes with the axis around it; any other is one of lines of a single number.
+  const int64_t n = loops.run() < kShort && loops.rank > 1 ? loops.run() : 1;
+  std::array<Steps, N> steps;
+  for (int k = 0; k < N; k++) steps[k].run = n > 1 ? loops.step(k) : 1;
+  if (n > 1) loops.rank--;
+  for (int k = 0; k < N; k++) steps[k].line = loops.step(k);
+  each_run(loops, threads, [&](const int64_t* offset, int64_t lines) {
     const std::tuple<const X*...> from{data_of<X>(*x[I]) + offset[I + 1]...};
-    run_in_blocks<Y, X...>(loops, data_of<Y>(y) + offset[0], from, n, f, all);
+    run_lines(steps, data_of<Y>(y) + offset[0], from, lines, n, f, all);
   });
 }
 

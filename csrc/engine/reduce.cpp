@@ -35,14 +35,23 @@ constexpr Number<kind> none() {
   return kind == kMaximum ? -infinity : kind == kMinimum ? infinity : 0;
 }
 
-// total[l] takes in x[i * step + l] for all i < n.
+// total[l] takes in x[i * step + l] for all i < n, L lanes in registers.
+template <Kind kind, int L>
+SPARSETRAIN_LOOP void take_some(Number<kind>* total, const float* x, int64_t step, int64_t n) {
+  Number<kind> part[L];
+  for (int l = 0; l < L; l++) part[l] = total[l];
+  for (int64_t i = 0; i < n; i++, x += step)
+    for (int l = 0; l < L; l++) part[l] = both<kind>(part[l], Number<kind>(x[l]));
+  for (int l = 0; l < L; l++) total[l] = part[l];
+}
+
 template <Kind kind>
 SPARSETRAIN_LOOP void take_lanes(Number<kind>* total, const float* x, int64_t step, int64_t n,
                                  int64_t lanes) {
-  for (int64_t i = 0; i < n; i++, x += step) {
-    SPARSETRAIN_IN_PLACE
-    for (int64_t l = 0; l < lanes; l++) total[l] = both<kind>(total[l], Number<kind>(x[l]));
-  }
+  int64_t l = 0;
+  for (; l + 16 <= lanes; l += 16) take_some<kind, 16>(total + l, x + l, step, n);
+  for (; l + 4 <= lanes; l += 4) take_some<kind, 4>(total + l, x + l, step, n);
+  for (; l < lanes; l++) take_some<kind, 1>(total + l, x + l, step, n);
 }
 
 template <Kind kind>
