@@ -5,11 +5,13 @@ import torch  # noqa: F401  (loads libc10, which _C links against)
 import sparsetrain._C  # noqa: F401  # type: ignore[import-not-found]  (registers the kernels)
 from sparsetrain import checkpoint as checkpoint
 from sparsetrain import distributed as distributed
+from sparsetrain import engine as engine
 from sparsetrain import methods as methods
 from sparsetrain import models as models
 from sparsetrain import nn as nn
 from sparsetrain import ops as ops
 from sparsetrain import scores as scores
+from sparsetrain.engine import deploy as deploy
 from sparsetrain.export import export_aotinductor as export_aotinductor
 from sparsetrain.export import export_huggingface as export_huggingface
 from sparsetrain.export import export_onnx as export_onnx

@@ -70,11 +70,12 @@ def _item(dense: nn.Module, sample: Any, program: Program) -> dict[str, np.ndarr
         args, kwargs = tree_map_only(Tensor, lambda t: t[:1] if t.dim() else t, (args, kwargs))
     with torch.no_grad():
         outputs = tensors_of(dense(*args, **kwargs))
-    found = {
-        f"input.{n}": t for n, t in zip(program.inputs, tensors_of((args, kwargs)), strict=True)
-    }
-    found |= {f"output.{n}": t for n, t in zip(program.outputs, outputs, strict=True)}
-    return {name: _array(tensor).copy() for name, tensor in found.items()}
+    found: dict[str, np.ndarray] = {}
+    for side, tensors in (("input", tensors_of((args, kwargs))), ("output", outputs)):
+        numbers = program.inputs if side == "input" else program.outputs
+        for (name, value), tensor in zip(numbers.items(), tensors, strict=True):
+            found[f"{side}.{name}"] = _array(tensor).astype(program.values[value].dtype)
+    return found
 
 
 def _smallest(program: Program, number: int, arrays: Mapping[str, np.ndarray]) -> int:
