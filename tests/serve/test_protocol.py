@@ -73,6 +73,19 @@ def test_what_is_not_finite_passes(quiet, value):
     np.testing.assert_equal(answer["outputs"][0]["data"], [value, 0, math.inf, 2])
 
 
+@pytest.mark.parametrize(("row", "status"), [(13, 400), (14, 500)])
+def test_what_a_network_says_is_passed_on(quiet, row, status):
+    found, _, answer = quiet.infer([[row, 0, 0, 0]])
+    assert (found, answer) == (status, {"error": f"doubler: a row begins with {row}"})
+    assert quiet.infer(ROW)[0] == 200
+
+
+def test_a_fault_of_the_server_is_500(quiet, monkeypatch):
+    monkeypatch.setattr(quiet.service, "metrics", None)
+    status, _, answer = quiet.call("GET", "/metrics")
+    assert (status, answer) == (500, {"error": "the server failed: AttributeError"})
+
+
 @pytest.mark.parametrize("version", ["", "/versions/1"])
 def test_a_model_says_what_it_takes(quiet, version):
     status, _, answer = quiet.call("GET", f"/v2/models/doubler{version}")
@@ -220,7 +233,7 @@ VALUES = st.recursive(
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_comes_is_a_request_or_refused_in_one_line(data):
     """A right request in which one value is another."""
     head = {"id": "a", "inputs": [dict(BINARY)], "outputs": [{"name": "y"}], "parameters": {}}

@@ -26,6 +26,11 @@ class Connection(H11Protocol):
         self._taking: asyncio.TimerHandle | None = None
 
     @property
+    def idle(self) -> bool:
+        """Whether it asks for nothing, and has not been told to go."""
+        return not self.busy and not self.transport.is_closing()
+
+    @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
@@ -67,8 +72,8 @@ class Connection(H11Protocol):
         self._head = self.loop.call_later(seconds, self.transport.abort)
 
     def _make_place(self) -> bool:
-        known = (c for c in self.connections if isinstance(c, Connection))
-        idle = next((c for c in known if c is not self and not c.busy), None)
+        others = (c for c in self.connections if isinstance(c, Connection) and c is not self)
+        idle = next((c for c in others if c.idle), None)
         if idle is not None:
             idle.transport.abort()
         return idle is not None

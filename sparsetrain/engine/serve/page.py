@@ -1,4 +1,4 @@
-"""The page at /: it and its parts lie in page/, and load nothing from elsewhere."""
+"""The page at /: it and its parts lie in page-files/, and load nothing from elsewhere."""
 
 from importlib.resources import files
 
@@ -24,7 +24,7 @@ def routes() -> list[Route]:
 
 
 def _file(address: str, name: str) -> Route:
-    folder = files("sparsetrain.engine.serve").joinpath("page")
+    folder = files("sparsetrain.engine.serve").joinpath("page-files")
     content, kind = folder.joinpath(name).read_bytes(), TYPES[name.rpartition(".")[2]]
 
     async def give(request: Request) -> Response:

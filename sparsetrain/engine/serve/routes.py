@@ -1,6 +1,5 @@
 """The protocol's addresses: health, models, inference; metrics and the page."""
 
-import traceback
 from importlib.metadata import version
 from typing import Any
 
@@ -162,6 +161,4 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    line = f"{type(error).__name__} in {last.name}: a fault of the server's"
-    return Refusal(500, line).response()
+    return Refusal(500, f"the server failed: {type(error).__name__}").response()

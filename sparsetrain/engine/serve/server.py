@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import uvicorn
 
@@ -19,10 +20,19 @@ HEAD = 64 * 2**10  # bytes of a request's line and headers
 
 
 class Server(uvicorn.Server):
-    """Serves until `end` is called or, where `signals` are given, one of them comes."""
+    """Serves until `end` is called or, where `signals` are given, one of them comes.
 
-    def __init__(self, service: Service, signals: Sequence[int] = ()) -> None:
-        self.service, self._signals = service, signals
+    Args:
+        started: is called when a signal would be heard.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        signals: Sequence[int] = (),
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.service, self._signals, self._started = service, signals, started
         self._ending: asyncio.Task[None] | None = None
         super().__init__(
             uvicorn.Config(
@@ -37,13 +47,14 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=1,
+                timeout_graceful_shutdown=max(1, round(service.options.timeout)),  # to send
                 h11_max_incomplete_event_size=HEAD,
             )
         )
 
     async def main_loop(self) -> None:
         self.service.start()
+        self._started()
         try:
             await super().main_loop()
         finally:
@@ -94,8 +105,7 @@ def run(
     """
     service = Service(networks, options)
     with listening(host, port) as listener:
-        announce(address(listener))
-        Server(service, _ending()).run([listener])
+        Server(service, _ending(), partial(announce, address(listener))).run([listener])
 
 
 def listening(host: str, port: int) -> socket.socket:
