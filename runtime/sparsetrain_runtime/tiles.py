@@ -13,6 +13,7 @@ from sparsetrain_runtime.words import Step
 
 MOST = 4  # steps together
 LARGE = 2**21  # bytes of a result from which it pays
+KERNEL = slice(5, 8)  # rows, columns and stride among a product's attributes
 
 
 def together(steps: Sequence[Step]) -> list[Step]:
@@ -54,4 +55,5 @@ def _follows(step: Step, following: Step) -> bool:
     if step.operation != "product" or following.operation != "product":
         return False
     y, x = step.outputs[0], following.inputs[0]
-    return y.buffer is x.buffer and y.offset == x.offset and 4 * y.count >= LARGE
+    pixels = following.attributes[KERNEL] == (1, 1, 1) and x.shape[2] == 1
+    return pixels and y.buffer is x.buffer and y.offset == x.offset and 4 * y.count >= LARGE
