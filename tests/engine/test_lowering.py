@@ -46,7 +46,7 @@ def test_what_hangs_on_no_input_is_computed_now():
         return x @ table.T + net.layer.weight.sum()
 
     found = equal(Net(forward, layer=nn.Linear(2, 2)), torch.randn(2, 4))
-    assert kinds(found) == {"linear": 1, "unary": 1}
+    assert kinds(found) == {"linear": 1}
 
 
 def test_constants_of_the_batch_are_expanded():

@@ -1,6 +1,6 @@
 """Writes operations into a program: what rules are given to say what their step computes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class Writer:
         kind: str,
         inputs: Sequence[Item | int],
         attrs: dict[str, Any] | None = None,
-        tensors: dict[str, Tensor | Item | None] | None = None,
+        tensors: Mapping[str, Tensor | Item | None] | None = None,
         shape: Sequence[Size] | None = None,
         dtype: str | None = None,
     ) -> int:

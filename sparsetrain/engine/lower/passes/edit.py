@@ -1,11 +1,13 @@
 """What passes look up and change in a program."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from sparsetrain_runtime.program import Op, Program
+from sparsetrain.engine.lower.writer import unused
+from sparsetrain_runtime.program import Op, Program, Size, Value
 
 
 class Edit:
@@ -33,10 +35,28 @@ class Edit:
         alone = len(readers) == 1 and value not in self.program.outputs.values()
         return readers[0] if alone else None
 
-    def made_by(self, value: int, kind: str) -> Op | None:
-        """The operation that makes a value, if it is of this kind."""
+    def made_by(self, value: int, *kinds: str) -> Op | None:
+        """The operation that makes a value, if it is of these kinds."""
         op = self.maker.get(value)
-        return op if op is not None and op.kind == kind else None
+        return op if op is not None and op.kind in kinds else None
+
+    def stands(self, op: Op) -> bool:
+        """Whether it is still there: another may have absorbed it."""
+        return self.maker.get(op.output) is op
+
+    def shape(self, value: int) -> tuple[Size, ...]:
+        return self.program.values[value].shape
+
+    def constant(self, value: int) -> Tensor | None:
+        """The numbers of a value that is a constant."""
+        op = self.made_by(value, "constant", "full")
+        if op is None:
+            return None
+        if op.kind == "constant":
+            return self.tensors[op.tensors["data"]]
+        sizes = op.attrs["shape"]
+        filled = all(isinstance(size, int) for size in sizes) and op.attrs["dtype"] == "float32"
+        return Tensor([op.attrs["value"]]).reshape(()).expand(sizes) if filled else None
 
     def replace(self, value: int, by: int) -> None:
         """Let what reads a value read another one."""
@@ -50,19 +70,54 @@ class Edit:
         self,
         op: Op,
         kind: str,
-        inputs: list[int],
-        attrs: dict,
+        inputs: Sequence[int],
+        attrs: dict[str, Any],
         tensors: Mapping[str, str] | None = None,
     ) -> None:
         """Let an operation be another one that makes the same value."""
-        for value in op.inputs:
-            self._readers[value].remove(op)
-        op.kind, op.inputs, op.attrs, op.tensors = kind, inputs, attrs, dict(tensors or {})
+        self._forget(op)
+        op.kind, op.inputs, op.attrs = kind, list(inputs), attrs
+        op.tensors = dict(tensors or {})
         for value in inputs:
             self._readers[value].append(op)
 
-    def shape(self, value: int) -> tuple:
-        return self.program.values[value].shape
+    def add(
+        self,
+        like: Op,
+        kind: str,
+        inputs: Sequence[int],
+        attrs: dict[str, Any],
+        shape: Sequence[Size],
+        tensors: Mapping[str, str] | None = None,
+    ) -> int:
+        """A new operation where another stands; its value, of the dtype that it reads first."""
+        dtype = self.program.values[inputs[0]].dtype
+        self.program.values.append(Value(tuple(shape), dtype))
+        output = len(self.program.values) - 1
+        op = Op(kind, [], output, {}, {}, like.place)
+        self.program.ops.append(op)
+        self.maker[output] = op
+        self.rewrite(op, kind, inputs, attrs, tensors)
+        return output
+
+    def absorb(self, op: Op, reader: Op, more: Sequence[int] = ()) -> None:
+        """Let an operation make what its only reader made, and read what that read besides."""
+        self._forget(reader)
+        self.program.ops.remove(reader)
+        del self.maker[op.output]
+        op.output = reader.output
+        self.maker[op.output] = op
+        self.rewrite(op, op.kind, [*op.inputs, *more], op.attrs, op.tensors)
+
+    def tensor(self, name: str, tensor: Tensor) -> str:
+        """Keep a tensor; the name under which it is kept."""
+        name = unused(self.tensors, name)
+        self.tensors[name] = tensor
+        return name
+
+    def _forget(self, op: Op) -> None:
+        for value in op.inputs:
+            self._readers[value].remove(op)
 
 
 def sweep(program: Program, tensors: dict[str, Tensor]) -> None:

@@ -1,5 +1,7 @@
 """Norms: of a batch in evaluation mode, layers, groups, and by the root of the mean square."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ def native_batch_norm(
         return [_of_this_batch(w, x, weight, bias, eps)]
     given = _given(w, weight=weight, bias=bias, mean=mean, var=var)
     scale, shift = scale_and_shift(given, eps)
-    tensors: dict[str, Tensor | Item | None] = {"scale": scale, "shift": shift}
+    tensors = {"scale": scale, "shift": shift}
     return [w.emit("scale_shift", [x], {"axis": 1}, tensors)]
 
 
@@ -49,9 +51,9 @@ def no_training(
     return native_batch_norm(w, x, weight, bias, mean, var, False, momentum, eps)
 
 
-def scale_and_shift(given: dict, eps: float) -> tuple[Tensor, Tensor]:
+def scale_and_shift(given: dict[str, Any], eps: float) -> tuple[Tensor, Tensor]:
     """(x - mean) / sqrt(var + eps) * weight + bias as x * scale + shift, found in float64."""
-    wide = {role: None if t is None else t.double() for role, t in given.items()}
+    wide: dict[str, Any] = {role: None if t is None else t.double() for role, t in given.items()}
     scale = (wide["var"] + eps).rsqrt()
     if wide["weight"] is not None:
         scale = scale * wide["weight"]
@@ -97,8 +99,8 @@ def rms_norm(
     weight: Item | None = None,
     eps: float | None = None,
 ) -> list[Made]:
-    told = {"axes": len(normalized_shape)}
-    told["eps"] = float(torch.finfo(torch.float32).eps if eps is None else eps)
+    least = torch.finfo(torch.float32).eps if eps is None else eps
+    told = {"axes": len(normalized_shape), "eps": float(least)}
     return [w.emit("rms_norm", [x], told, _given(w, weight=weight))]
 
 

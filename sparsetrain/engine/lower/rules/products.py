@@ -41,8 +41,8 @@ def convolution(
         kernel = flipped(kernel, groups)
         image, attrs = with_gaps(w, image, kernel.shape[2:], attrs, output_padding)
     attrs |= {"groups": whole(groups), "activation": None}
-    tensors: dict[str, Tensor | Item | None] = {"weight": kernel}
-    tensors["bias"] = None if bias is None else w.weight(bias, "bias")
+    shift = None if bias is None else w.weight(bias, "bias")
+    tensors = {"weight": kernel, "bias": shift}
     made = w.emit("convolution", [image], attrs, tensors, _image(w.shapes[0], weight.rank))
     return reshaped(w, made, w.shapes[0])
 
@@ -106,7 +106,7 @@ def product(w: Writer, a: Item, b: Item, shape: tuple[Size, ...]) -> Made:
 
 def linear(w: Writer, x: Item | int, weight: Tensor, bias: Tensor | None) -> Made:
     """x weight^T + bias, of a weight `[M, K]`."""
-    tensors: dict[str, Tensor | Item | None] = {"weight": weight, "bias": bias}
+    tensors = {"weight": weight, "bias": bias}
     shape = [*w.shape(x)[:-1], len(weight)]
     made = w.emit("linear", [x], {"activation": None}, tensors, shape)
     return reshaped(w, made, w.shapes[0])

@@ -1,0 +1,176 @@
+"""Which networks of others the engine can run, and why not the rest.
+
+    python -m benchmarks.deployable --json benchmarks/results/deployable.json --markdown TABLE.md
+    python -m benchmarks.deployable --families timm --only resnet
+
+Needs the packages of the extra `coverage`. Each network, with random weights, in a process of its
+own. It counts if its program (sparsetrain/engine/lower), run by plain PyTorch
+(tests/engine/reference.py) with another batch and other entries than it was recorded with, is equal
+to the network, to a relative error of 1e-4. Where the batch cannot change, the sample's own is run.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from benchmarks.apart import apart, preload
+from benchmarks.coverage_models import Case, build, names
+from sparsetrain.engine.lower import lowered
+from sparsetrain.engine.lower.names import named_inputs, named_outputs
+from sparsetrain.shrink import arguments
+from sparsetrain.support.machine import machine
+from tests.engine import reference
+
+FAMILIES = ("torchvision", "timm", "transformers")
+BATCH = 3  # of the comparison; programs are recorded with others
+MOST = 1e-4  # the relative error
+PATIENCE = 300  # seconds until a process is stopped
+
+
+def record(family: str, name: str) -> dict[str, Any]:
+    """What came of one network; in a process of its own."""
+    torch.set_num_threads(1)
+    _draw_quickly()
+    case = build(family, name)
+    case.model.eval()
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = lowered(case.model, case.sample)
+    seconds = time.process_time() - start
+    batch = None if found.program.batch is None else BATCH
+    return {
+        "seconds": seconds,
+        "any batch": batch is not None,
+        "operations": len(found.program.ops),
+        "error": _error(case, found, batch),
+        "warnings": [str(w.message) for w in said if "deploy:" in str(w.message)],
+    }
+
+
+@torch.no_grad()
+def _error(case: Case, found: Any, batch: int | None) -> float:
+    """The largest difference from the network's own outputs, by their largest number."""
+    args, kwargs = arguments(case.sample)
+    if batch is not None:
+        first = len(next(iter(named_inputs(case.model, args, kwargs, Tensor).values())))
+        args, kwargs = tree_map_only(Tensor, lambda t: _another(t, first, batch), (args, kwargs))
+    wanted = named_outputs(case.model(*args, **kwargs), Tensor)
+    given = named_inputs(case.model, args, kwargs, Tensor)
+    results = reference.run(found.program, found.tensors, given)
+    errors = [
+        float((results[name] - y).abs().max() / y.abs().max())
+        for name, y in wanted.items()
+        if y.is_floating_point() and y.numel()
+    ]
+    return max(errors)
+
+
+def _another(t: Tensor, first: int, batch: int) -> Tensor:
+    """Other entries of the same sort, of another batch."""
+    if not t.dim() or len(t) != first:
+        return t
+    if t.is_floating_point():
+        return torch.randn(batch, *t.shape[1:])
+    return t[torch.arange(batch) % first].flip(-1)
+
+
+def _draw_quickly() -> None:
+    """Truncated normal numbers take a minute a network; plain ones do as well here."""
+    plain = torch.nn.init.normal_
+    torch.nn.init.trunc_normal_ = lambda t, mean=0.0, std=1.0, *_, **__: plain(t, mean, std)
+
+
+def run(family: str, name: str) -> dict[str, Any]:
+    """The record of one network, with whether it counts, and the reason why not."""
+    found: dict[str, Any] = {"family": family, "name": name}
+    try:
+        found |= apart(PATIENCE, record, family, name)
+    except RuntimeError as error:
+        return found | {"counts": False, "reason": str(error).removeprefix("Undeployable: ")}
+    if not found["error"] <= MOST:
+        return found | {"counts": False, "reason": f"error {found['error']:.1e}"}
+    return found | {"counts": True}
+
+
+def table(records: list[dict[str, Any]]) -> Table:
+    """One row a network."""
+    headings = ("network", "runs", "batch", "operations", "error", "lowering, s", "reason")
+    made = Table(*headings, box=box.MARKDOWN)
+    for r in records:
+        cells = ["", "", "", ""]
+        if "error" in r:
+            batch = "any" if r["any batch"] else "fixed"
+            cells = [batch, str(r["operations"]), f"{r['error']:.0e}", f"{r['seconds']:.1f}"]
+        said = "; ".join(w.removeprefix("deploy: ") for w in r.get("warnings", ()))
+        reason = r.get("reason", said).removeprefix("deploy: ").replace("|", "/")
+        made.add_row(f"{r['family']}:{r['name']}", "yes" if r["counts"] else "no", *cells, reason)
+    return made
+
+
+def counts(records: list[dict[str, Any]]) -> list[str]:
+    """Lines such as "timm: 120 of 142 run, 118 of them with any batch"."""
+    lines = []
+    for family in dict.fromkeys(r["family"] for r in records):
+        mine = [r for r in records if r["family"] == family]
+        good = [r for r in mine if r["counts"]]
+        any_batch = sum(r["any batch"] for r in good)
+        lines.append(f"{family}: {len(good)} of {len(mine)} run, {any_batch} with any batch")
+    return lines
+
+
+def wanted(families: list[str], only: list[str] | None) -> list[tuple[str, str]]:
+    """Of torchvision those that classify images."""
+    found = []
+    for family in families:
+        every = names(family)
+        if family == "torchvision":
+            from benchmarks.coverage_models.torchvision import CLASSIFICATION
+
+            every = CLASSIFICATION
+        found += [(family, n) for n in every if not only or any(part in n for part in only)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--only", nargs="+", help="networks whose names hold one of these")
+    parser.add_argument("--missing", action="store_true", help="those that do not count yet")
+    parser.add_argument("--json", type=Path, help="add the results to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    args = parser.parse_args()
+    preload([f"benchmarks.coverage_models.{family}" for family in args.families])
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    if args.json and args.json.exists():
+        before = json.loads(args.json.read_text())["results"]
+        found = {(r["family"], r["name"]): r for r in before}
+    for key in wanted(args.families, args.only):
+        if args.missing and found.get(key, {}).get("counts"):
+            continue
+        found[key] = run(*key)
+        r = found[key]
+        print(*key, r.get("reason") or f"{r['error']:.0e} {r['warnings'] or ''}", flush=True)
+        if args.json:
+            report = {"machine": machine("cpu"), "results": [*found.values()]}
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+    records = list(found.values())
+    Console(width=200).print(table(records))
+    print(*counts(records), sep="\n")
+    if args.markdown:
+        with args.markdown.open("w") as file:
+            Console(file=file, width=1000).print(table(records))
+
+
+if __name__ == "__main__":
+    main()
