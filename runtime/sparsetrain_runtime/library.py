@@ -68,6 +68,7 @@ class Session:
         self._constants = tuple(constants)
         self._handle = ctypes.c_void_p()
         words = np.ascontiguousarray(words, np.int64)
+        self._bytes = _bytes(words)
         pointers = _pointers(self._constants)
         sizes = (ctypes.c_int64 * len(constants))(*(c.nbytes for c in constants))
         _call(
@@ -91,7 +92,14 @@ class Session:
 
         Args:
             seconds: `[steps]` float64; each step's time is added to it.
+
+        Raises:
+            EngineError: an array is of another size, or an input holds an index out of range.
         """
+        for arrays, sizes, what in zip((inputs, outputs), self._bytes, ("in", "out"), strict=True):
+            given = [a.nbytes if a.flags.c_contiguous else -1 for a in arrays]
+            if given != sizes:
+                raise EngineError(f"{what}puts must be contiguous, of {sizes} bytes; got {given}")
         where = None if seconds is None else ctypes.c_void_p(seconds.ctypes.data)
         _call(
             _library().sparsetrain_run, self._handle, _pointers(inputs), _pointers(outputs), where
@@ -100,6 +108,12 @@ class Session:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             _library().sparsetrain_release(self._handle)
+
+
+def _bytes(words: np.ndarray) -> tuple[list[int], list[int]]:
+    """Of each input and output of a program."""
+    inputs, outputs = (int(n) for n in words[4:6])
+    return words[6 : 6 + inputs].tolist(), words[6 + inputs : 6 + inputs + outputs].tolist()
 
 
 def _pointers(arrays: Sequence[np.ndarray]) -> ctypes.Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparsetrain_runtime.library import EngineError, Session
 from sparsetrain_runtime.planner import Planned, Planner
-from sparsetrain_runtime.program import Program
+from sparsetrain_runtime.program import Program, Size, at
 from sparsetrain_runtime.rules import RULES
 from sparsetrain_runtime.words import Step, encoded
 
@@ -23,7 +23,7 @@ FAULTS = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, A
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a network takes or returns: sizes with None where the batch stands, numpy's dtype."""
+    """What a network takes or returns: sizes, None where they hang on the batch; numpy's dtype."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -68,6 +68,8 @@ class Network:
         self.threads = thread_count(threads)
         self.inputs = {n: _spec(program, v) for n, v in program.inputs.items()}
         self.outputs = {n: _spec(program, v) for n, v in program.outputs.items()}
+        ends = (*program.inputs.values(), *program.outputs.values())
+        self._splits = all(_first(program.values[v].shape) for v in ends)
         self._tensors = dict(tensors)
         self._ready: dict[int, _Ready] = {}
         self._lock = threading.Lock()
@@ -131,13 +133,16 @@ class Network:
 
     def _run(self, arrays: Mapping[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
         program = self.program
-        if program.batch is None:
-            return self._piece(arrays, self._empty(0), 0)
+        if program.batch is None or (batch and not self._splits):
+            return self._piece(arrays, self._empty(batch), batch)
         found = self._empty(batch)
         for begin in range(0, batch, self.chunk):
             end = min(batch, begin + self.chunk)
             piece = {n: a[begin:end] if self._varies(n) else a for n, a in arrays.items()}
-            self._piece(piece, {n: y[begin:end] for n, y in found.items()}, end - begin)
+            part = {
+                n: y[begin:end] if None in self.outputs[n].shape else y for n, y in found.items()
+            }
+            self._piece(piece, part, end - begin)
         return found
 
     def _varies(self, name: str) -> bool:
@@ -151,9 +156,10 @@ class Network:
         return outputs
 
     def _empty(self, batch: int) -> dict[str, np.ndarray]:
+        values = {name: self.program.values[v] for name, v in self.program.outputs.items()}
         return {
-            name: np.empty([batch if n is None else n for n in spec.shape], spec.dtype)
-            for name, spec in self.outputs.items()
+            name: np.empty([at(size, batch) for size in value.shape], value.dtype)
+            for name, value in values.items()
         }
 
     def _prepared(self, batch: int) -> _Ready:
@@ -207,14 +213,8 @@ def thread_count(threads: int | None) -> int:
 
 def _spec(program: Program, value: int) -> TensorSpec:
     shape = program.values[value].shape
-    batch = program.batch is not None
-    return TensorSpec(
-        tuple(
-            s if isinstance(s, int) else None if batch and a == 0 else s[1]
-            for a, s in enumerate(shape)
-        ),
-        program.values[value].dtype,
-    )
+    sizes = tuple(size if isinstance(size, int) else None for size in shape)
+    return TensorSpec(sizes, program.values[value].dtype)
 
 
 def _array(network: str, name: str, array: Any, spec: TensorSpec) -> np.ndarray:
@@ -229,6 +229,12 @@ def _array(network: str, name: str, array: Any, spec: TensorSpec) -> np.ndarray:
         shown = str(wanted).replace("'", "")
         raise EngineError(f"{network}: {name} must be {shown}, got {list(array.shape)}")
     return np.ascontiguousarray(array)
+
+
+def _first(shape: tuple[Size, ...]) -> bool:
+    """Whether the batch is the first size, or none."""
+    plain = all(isinstance(size, int) for size in shape[1:])
+    return plain and (not shape or isinstance(shape[0], int) or tuple(shape[0]) == (1, 0))
 
 
 def _random(count: int, dtype: str) -> np.ndarray:

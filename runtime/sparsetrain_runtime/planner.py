@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sparsetrain_runtime import arena
-from sparsetrain_runtime.program import Op, Program, Size
+from sparsetrain_runtime.program import Op, Program, Size, at
 from sparsetrain_runtime.tiles import together
 from sparsetrain_runtime.views import Buffer, View, dense, is_dense, ordered
 from sparsetrain_runtime.words import Step
@@ -79,7 +79,7 @@ class Planner:
     # what rules ask for
 
     def size(self, size: Size) -> int:
-        return size if isinstance(size, int) else size[0] * self.batch + size[1]
+        return at(size, self.batch)
 
     def shape(self, value: int) -> tuple[int, ...]:
         return tuple(self.size(s) for s in self.program.values[value].shape)

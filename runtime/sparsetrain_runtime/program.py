@@ -15,6 +15,12 @@ VERSION = 1
 # A size is a number, or a pair (a, b) that stands for a * batch + b.
 Size = int | tuple[int, int]
 
+
+def at(size: Size, batch: int) -> int:
+    """What a size is with a batch."""
+    return size if isinstance(size, int) else size[0] * batch + size[1]
+
+
 DTYPES = ("float32", "int64", "bool")
 
 # What each kind of operation reads, makes and is told. Attributes with `None` in their types may be

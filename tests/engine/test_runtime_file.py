@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sparsetrain_runtime import NetworkError, load
+from sparsetrain_runtime import EngineError, Network, NetworkError, load
 from sparsetrain_runtime.check import from_json, to_json
 from sparsetrain_runtime.file import FORMAT, checksum, read
 from sparsetrain_runtime.program import Op, Program, Value
@@ -129,3 +129,26 @@ def test_a_program_that_is_none_is_one_line(tmp_path, change):
     with pytest.raises(NetworkError, match="damaged") as caught:
         load(tmp_path / "net.st", 1)
     assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_other_sizes_never_reach_the_engine():
+    program, tensors = small()
+    network = Network(program, tensors, 1)
+    network.prepare(2)
+    session = network._ready[2].session
+    x, y = np.zeros((2, 4), np.float32), np.zeros((2, 3), np.float32)
+    for inputs, outputs in (([x[:1]], [y]), ([x], [y[:1]]), ([x], [y, y]), ([x], [y.T])):
+        with pytest.raises(EngineError, match="puts must be contiguous"):
+            session.run(inputs, outputs)
+
+
+def test_a_batch_that_is_not_first_is_computed_whole():
+    program = Program(
+        [Value(((1, 0), 4)), Value((4, (1, 0)))],
+        {"x": 0},
+        {"y": 1},
+        [Op("permute", [0], 1, {"axes": [1, 0]})],
+        batch=2,
+    )
+    x = np.random.default_rng(0).standard_normal((40, 4), np.float32)
+    assert (Network(program, {}, 1)(x) == x.T).all()
