@@ -8,36 +8,14 @@
 
 #include <cstring>
 
-#include "../simd.h"
 #include "loops.h"
 #include "operations.h"
-#ifdef SPARSETRAIN_X86
-#include <immintrin.h>
-#endif
+#include "transpose.h"
 
 namespace sparsetrain::engine {
 namespace {
 
 constexpr int64_t kTile = 32;
-
-// y[i * down + j] = x[i + j * across] for a square of 4.
-template <typename T>
-void transpose_four(const T* x, int64_t across, T* y, int64_t down) {
-#ifdef SPARSETRAIN_X86
-  if constexpr (sizeof(T) == 4) {
-    const auto* from = reinterpret_cast<const float*>(x);
-    auto* to = reinterpret_cast<float*>(y);
-    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + across);
-    __m128 c = _mm_loadu_ps(from + 2 * across), d = _mm_loadu_ps(from + 3 * across);
-    _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(to, a), _mm_storeu_ps(to + down, b);
-    _mm_storeu_ps(to + 2 * down, c), _mm_storeu_ps(to + 3 * down, d);
-    return;
-  }
-#endif
-  for (int i = 0; i < 4; i++)
-    for (int j = 0; j < 4; j++) y[i * down + j] = x[i + j * across];
-}
 
 // y[i * y_i + j * y_j] = x[i * x_i + j * x_j]
 struct Square {
@@ -46,16 +24,9 @@ struct Square {
 
 template <typename T>
 void copy_square(const T* x, T* y, const Square& s, int64_t m, int64_t n) {
-  int64_t whole_m = 0, whole_n = 0;
-  if (s.x_i == 1 && s.y_j == 1) {
-    whole_m = m / 4 * 4, whole_n = n / 4 * 4;
-    for (int64_t i = 0; i < whole_m; i += 4)
-      for (int64_t j = 0; j < whole_n; j += 4)
-        transpose_four(x + i + j * s.x_j, s.x_j, y + i * s.y_i + j, s.y_i);
-  }
+  if (s.x_i == 1 && s.y_j == 1) return transpose(x, s.x_j, y, s.y_i, m, n);
   for (int64_t i = 0; i < m; i++)
-    for (int64_t j = i < whole_m ? whole_n : 0; j < n; j++)
-      y[i * s.y_i + j * s.y_j] = x[i * s.x_i + j * s.x_j];
+    for (int64_t j = 0; j < n; j++) y[i * s.y_i + j * s.y_j] = x[i * s.x_i + j * s.x_j];
 }
 
 template <typename T>

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "lanes.h"
+#include "transpose.h"
 
 namespace sparsetrain {
 

@@ -65,6 +65,7 @@ SPARSETRAIN_TARGET inline void pack_rows(const Gemm& g, int64_t row, int rows, i
       for (int r = 0; r < rows; r++) to[r] = a[r];
     return;
   }
+  if (g.a.column == 1) return engine::transpose(a, g.a.row, to, rows, k, rows);
   for (int r = 0; r < rows; r++, a += g.a.row)
     for (int64_t i = 0; i < k; i++) to[i * rows + r] = a[i * g.a.column];
 }
@@ -78,6 +79,7 @@ SPARSETRAIN_TARGET inline void pack_panel(const Gemm& g, int64_t column, int col
     for (int64_t i = 0; i < k; i++) std::copy_n(b + i * g.b.row, columns, to + i * kPanel);
     return;
   }
+  if (g.b.row == 1) return engine::transpose(b, g.b.column, to, kPanel, k, columns);
   for (int c = 0; c < columns; c++, b += g.b.column)
     for (int64_t i = 0; i < k; i++) to[i * kPanel + c] = b[i * g.b.row];
 }

@@ -9,50 +9,57 @@ namespace {
 
 constexpr int kParts = 16;
 
-// A way to go over the numbers of a group: of lanes side by side, or along runs, where the totals
-// are parts of one.
+// Sums of numbers less what is near their mean, and of their squares, in fp64. The first number of
+// a row is near enough: it is in the variance, which is so no smaller than the square of its
+// distance to the mean, by the count; the difference that makes the variance loses no more.
+struct Sums {
+  double less[kLanes] = {}, first[kLanes] = {}, second[kLanes] = {};
+};
+
 struct Numbers {
   const float* x;
   int64_t step, n, lanes;
 };
 
-// L lanes in registers.
-template <bool squares, int L>
-SPARSETRAIN_LOOP void add_some(double* total, Numbers at, const double* mean) {
-  double part[L], less[L];
-  for (int l = 0; l < L; l++) part[l] = total[l], less[l] = mean[l];
-  for (int64_t i = 0; i < at.n; i++, at.x += at.step)
-    for (int l = 0; l < L; l++) {
-      const double centred = double(at.x[l]) - less[l];
-      part[l] += squares ? centred * centred : centred;
+// L lanes from l on, in registers.
+template <int L>
+SPARSETRAIN_LOOP void add_some(Sums* sums, Numbers at, int64_t l) {
+  double less[L], first[L], second[L];
+  for (int k = 0; k < L; k++)
+    less[k] = sums->less[l + k], first[k] = sums->first[l + k], second[k] = sums->second[l + k];
+  const float* x = at.x + l;
+  for (int64_t i = 0; i < at.n; i++, x += at.step)
+    for (int k = 0; k < L; k++) {
+      const double centred = double(x[k]) - less[k];
+      first[k] += centred;
+      second[k] += centred * centred;
     }
-  for (int l = 0; l < L; l++) total[l] = part[l];
+  for (int k = 0; k < L; k++) sums->first[l + k] = first[k], sums->second[l + k] = second[k];
 }
 
-template <bool squares>
-SPARSETRAIN_LOOP void add_lanes(double* total, Numbers at, const double* mean) {
+SPARSETRAIN_LOOP void add_lanes(Sums* sums, Numbers at) {
   int64_t l = 0;
-  const auto from = [&](int64_t l) { return Numbers{at.x + l, at.step, at.n, at.lanes}; };
-  for (; l + 16 <= at.lanes; l += 16) add_some<squares, 16>(total + l, from(l), mean + l);
-  for (; l + 4 <= at.lanes; l += 4) add_some<squares, 4>(total + l, from(l), mean + l);
-  for (; l < at.lanes; l++) add_some<squares, 1>(total + l, from(l), mean + l);
+  for (; l + 16 <= at.lanes; l += 16) add_some<16>(sums, at, l);
+  for (; l + 8 <= at.lanes; l += 8) add_some<8>(sums, at, l);
+  for (; l < at.lanes; l++) add_some<1>(sums, at, l);
 }
 
-template <bool squares>
-SPARSETRAIN_LOOP void add_run(double* total, Numbers at, const double* mean) {
-  const double less = *mean;
-  double part[kParts] = {};
+SPARSETRAIN_LOOP void add_run(Sums* sums, Numbers at) {
+  const double less = sums->less[0];
+  double first[kParts] = {}, second[kParts] = {};
   const int64_t whole = at.step == 1 ? at.n / kParts * kParts : 0;
   for (int64_t i = 0; i < whole; i += kParts)
     for (int k = 0; k < kParts; k++) {
       const double centred = double(at.x[i + k]) - less;
-      part[k] += squares ? centred * centred : centred;
+      first[k] += centred;
+      second[k] += centred * centred;
     }
   for (int64_t i = whole; i < at.n; i++) {
     const double centred = double(at.x[i * at.step]) - less;
-    part[0] += squares ? centred * centred : centred;
+    first[0] += centred;
+    second[0] += centred * centred;
   }
-  for (int k = 0; k < kParts; k++) *total += part[k];
+  for (int k = 0; k < kParts; k++) sums->first[0] += first[k], sums->second[0] += second[k];
 }
 
 // n times y = (x - mean) * scale * weight + bias along lanes, each with a mean and scale of its
@@ -90,37 +97,29 @@ SPARSETRAIN_LOOP void norm_run(float* y, const float* x, Run at) {
 
 using Rows4 = Rows<4>;
 
+// Of each lane, what it is normalised by.
 struct Group {
-  double mean[kLanes] = {}, square[kLanes] = {};
   float less[kLanes], scale[kLanes];
 };
 
 void sum_group(const Norm& norm, const Rows4& rows, const int64_t* begin, int64_t lanes,
                Group& group) {
-  const double count = double(rows.summed.count());
-  const bool beside = rows.beside();
-  double zero[kLanes] = {};
-  const auto numbers = [&](const int64_t* at, int64_t n) {
-    return Numbers{norm.x.floats() + at[0], rows.summed.step(0), n, lanes};
-  };
-  const auto sum = [&](const int64_t* at, int64_t n) {
-    if (beside)
-      simd<add_lanes<false>>(group.mean, numbers(at, n), static_cast<const double*>(zero));
-    else
-      simd<add_run<false>>(group.mean, numbers(at, n), static_cast<const double*>(zero));
-  };
-  if (norm.centred) each_summed(rows, begin, sum);
-  for (int64_t l = 0; l < lanes; l++) group.mean[l] /= count;
+  Sums sums;
+  for (int64_t l = 0; l < lanes && norm.centred; l++)
+    sums.less[l] = norm.x.floats()[begin[0] + l * rows.kept.step(0)];
   each_summed(rows, begin, [&](const int64_t* at, int64_t n) {
-    const double* mean = group.mean;
-    if (beside)
-      simd<add_lanes<true>>(group.square, numbers(at, n), mean);
+    const Numbers numbers{norm.x.floats() + at[0], rows.summed.step(0), n, lanes};
+    if (rows.beside())
+      simd<add_lanes>(&sums, numbers);
     else
-      simd<add_run<true>>(group.square, numbers(at, n), mean);
+      simd<add_run>(&sums, numbers);
   });
+  const double count = double(rows.summed.count());
   for (int64_t l = 0; l < lanes; l++) {
-    group.less[l] = float(group.mean[l]);
-    group.scale[l] = float(1 / std::sqrt(group.square[l] / count + norm.eps));
+    const double moved = norm.centred ? sums.first[l] / count : 0;
+    const double variance = sums.second[l] / count - moved * moved;
+    group.less[l] = float(sums.less[l] + moved);
+    group.scale[l] = float(1 / std::sqrt((variance < 0 ? 0 : variance) + norm.eps));
   }
 }
 
@@ -183,6 +182,7 @@ void write_run(const Norm& norm, const Rows4& rows, const int64_t* at, int64_t n
 void normalise(const Norm& norm, Threads& threads) {
   const Rows4 rows({&norm.x, &norm.weight, &norm.bias, &norm.y},
                    [&](int a) { return norm.summed[a]; });
+  if (norm.x.count() == 0) return;
   each_group(rows, threads, [&](const int64_t* begin, int64_t lanes, int64_t) {
     Group group;
     sum_group(norm, rows, begin, lanes, group);

@@ -1,5 +1,5 @@
 // y = (x - mean) / sqrt(var + eps) * weight + bias, over some axes; also without the mean. Mean and
-// variance are fp64 sums, the variance that of numbers less their mean.
+// variance are fp64 sums of numbers less one that is near their mean.
 #pragma once
 #include "operation.h"
 

@@ -49,8 +49,8 @@ template <Kind kind>
 SPARSETRAIN_LOOP void take_lanes(Number<kind>* total, const float* x, int64_t step, int64_t n,
                                  int64_t lanes) {
   int64_t l = 0;
-  for (; l + 16 <= lanes; l += 16) take_some<kind, 16>(total + l, x + l, step, n);
-  for (; l + 4 <= lanes; l += 4) take_some<kind, 4>(total + l, x + l, step, n);
+  for (; l + 32 <= lanes; l += 32) take_some<kind, 32>(total + l, x + l, step, n);
+  for (; l + 8 <= lanes; l += 8) take_some<kind, 8>(total + l, x + l, step, n);
   for (; l < lanes; l++) take_some<kind, 1>(total + l, x + l, step, n);
 }
 
