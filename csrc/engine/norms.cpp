@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "../vec.h"
 #include "sums.h"
 
 namespace sparsetrain::engine {
@@ -21,25 +22,29 @@ struct Numbers {
   int64_t step, n, lanes;
 };
 
-// L lanes from l on, in registers.
+constexpr int64_t kAhead = 16, kLine = 16;  // rows; numbers of a line of the cache
+
+// L lanes from l on; loops are apart so that a compiler vectorises them. The machine does not see
+// that rows far from each other come next, so they are asked for.
 template <int L>
 SPARSETRAIN_LOOP void add_some(Sums* sums, Numbers at, int64_t l) {
   double less[L], first[L], second[L];
   for (int k = 0; k < L; k++)
     less[k] = sums->less[l + k], first[k] = sums->first[l + k], second[k] = sums->second[l + k];
   const float* x = at.x + l;
-  for (int64_t i = 0; i < at.n; i++, x += at.step)
-    for (int k = 0; k < L; k++) {
-      const double centred = double(x[k]) - less[k];
-      first[k] += centred;
-      second[k] += centred * centred;
-    }
+  for (int64_t i = 0; i < at.n; i++, x += at.step) {
+    for (int k = 0; k < L; k += kLine) prefetch(x + kAhead * at.step + k);
+    double centred[L];
+    for (int k = 0; k < L; k++) centred[k] = double(x[k]) - less[k];
+    for (int k = 0; k < L; k++) first[k] += centred[k];
+    for (int k = 0; k < L; k++) second[k] += centred[k] * centred[k];
+  }
   for (int k = 0; k < L; k++) sums->first[l + k] = first[k], sums->second[l + k] = second[k];
 }
 
 SPARSETRAIN_LOOP void add_lanes(Sums* sums, Numbers at) {
   int64_t l = 0;
-  for (; l + 16 <= at.lanes; l += 16) add_some<16>(sums, at, l);
+  for (; l + 32 <= at.lanes; l += 32) add_some<32>(sums, at, l);
   for (; l + 8 <= at.lanes; l += 8) add_some<8>(sums, at, l);
   for (; l < at.lanes; l++) add_some<1>(sums, at, l);
 }
@@ -73,6 +78,7 @@ SPARSETRAIN_LOOP void norm_lanes(float* y, const float* x, Lanes at) {
   const int64_t lanes = L ? L : at.lanes;
   for (int64_t i = 0; i < at.n; i++, x += at.x_step, y += at.y_step) {
     const float weight = at.weight[i * at.weight_step], bias = at.bias[i * at.bias_step];
+    for (int64_t l = 0; l < lanes; l += kLine) prefetch(y + kAhead * at.y_step + l);
     SPARSETRAIN_IN_PLACE
     for (int64_t l = 0; l < lanes; l++) y[l] = (x[l] - at.mean[l]) * at.scale[l] * weight + bias;
   }
