@@ -67,6 +67,14 @@ def test_without_the_extra_it_is_named(call, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("word", ["--timeout=nan", "--timeout=inf", "--batch-deadline-ms=nan"])
+def test_times_are_finite(call, word):
+    code, _, errors = call("a.st", word)
+    assert code == 2
+    assert len(errors.splitlines()) == 1
+    assert word.split("=")[0].strip("-").replace("-", "_") in errors.replace("-", "_")
+
+
 def test_each_model_needs_its_own_name(call):
     code, _, errors = call("here/a.st", "there/a.st")
     assert (code, errors) == (

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+LONGEST = 86_400  # seconds
+
 
 @dataclass(frozen=True)
 class Options:
@@ -32,8 +34,10 @@ class Options:
             raise ValueError(
                 f"serve: batch_deadline_ms must be in [0, 60000], got {self.batch_deadline_ms}"
             )
-        if self.timeout <= 0 or self.head_timeout <= 0:
-            raise ValueError(f"serve: timeout must be above 0, got {self.timeout}")
+        if not 0 < self.timeout <= LONGEST:
+            raise ValueError(
+                f"serve: timeout must be above 0 and {LONGEST} s at most, got {self.timeout}"
+            )
 
     @property
     def bodies(self) -> int:
