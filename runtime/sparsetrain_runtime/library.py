@@ -60,6 +60,9 @@ class Session:
         words: `[n]` int64: csrc/engine/program.h.
         constants: contiguous arrays; they are kept, not copied.
 
+    Attributes:
+        sizes: bytes of each input, and of each output.
+
     Raises:
         EngineError: the program is not right.
     """
@@ -68,7 +71,6 @@ class Session:
         self._constants = tuple(constants)
         self._handle = ctypes.c_void_p()
         words = np.ascontiguousarray(words, np.int64)
-        self._bytes = _bytes(words)
         pointers = _pointers(self._constants)
         sizes = (ctypes.c_int64 * len(constants))(*(c.nbytes for c in constants))
         _call(
@@ -81,6 +83,7 @@ class Session:
             ctypes.c_int(threads),
             ctypes.byref(self._handle),
         )
+        self.sizes = _bytes(words)
 
     def run(
         self,
@@ -96,7 +99,7 @@ class Session:
         Raises:
             EngineError: an array is of another size, or an input holds an index out of range.
         """
-        for arrays, sizes, what in zip((inputs, outputs), self._bytes, ("in", "out"), strict=True):
+        for arrays, sizes, what in zip((inputs, outputs), self.sizes, ("in", "out"), strict=True):
             given = [a.nbytes if a.flags.c_contiguous else -1 for a in arrays]
             if given != sizes:
                 raise EngineError(f"{what}puts must be contiguous, of {sizes} bytes; got {given}")
