@@ -122,7 +122,7 @@ def changed_header(base: Base, draw: Draw, folder: Path) -> str:
     """A file whose JSON is another; its checksums are right."""
     header = copy.deepcopy(base.header)
     for _ in range(draw.number(1, 3)):
-        _change(header["program"] if draw.number(0, 7) else header, draw)
+        _change(header.get("program") if draw.number(0, 7) else header, draw)
     path = folder / "net.st"
     _write(path, header, base.tensors, draw)
     return _load(path)
@@ -156,11 +156,11 @@ def _count(shape: tuple[Any, ...]) -> int:
 
 
 def _change(value: Any, draw: Draw) -> None:
-    """Another value somewhere in an object of JSON."""
+    """Another value somewhere in an object of JSON, if it still is one."""
     while True:
-        keys = list(value) if isinstance(value, dict) else range(len(value))
-        if not keys:
+        if not isinstance(value, dict | list) or not value:
             return
+        keys = list(value) if isinstance(value, dict) else range(len(value))
         key = keys[draw.number(0, len(keys) - 1)]
         if isinstance(value[key], dict | list) and value[key] and draw.number(0, 5):
             value = value[key]
@@ -171,7 +171,7 @@ def _change(value: Any, draw: Draw) -> None:
             value[key] += draw.number(-3, 3)
         else:
             choices = (*ODD, *JUNK)
-            value[key] = choices[draw.number(0, len(choices) - 1)]
+            value[key] = copy.deepcopy(choices[draw.number(0, len(choices) - 1)])
         return
 
 

@@ -39,6 +39,12 @@ class NetworkFile:
 
     header: dict[str, Any]
     tensors: dict[str, np.ndarray]
+    memory: mmap.mmap
+
+    def release(self) -> None:
+        """Let the pages that were read leave the memory; they come again when they are read."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.memory.madvise(mmap.MADV_DONTNEED)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -71,7 +77,8 @@ def read(path: str | os.PathLike, check: bool = True) -> NetworkFile:
 
 
 def _read(path: Path, check: bool) -> NetworkFile:
-    data = _mapped(path)
+    memory = _mapped(path)
+    data = np.frombuffer(memory, np.uint8)
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(LARGEST_HEADER, len(data) - 8):
         raise NetworkError("it is no safetensors file")
@@ -82,10 +89,10 @@ def _read(path: Path, check: bool) -> NetworkFile:
     _check_layout(entries, len(body))
     if check:
         _check_sums(header, tensors)
-    return NetworkFile(header, tensors)
+    return NetworkFile(header, tensors, memory)
 
 
-def _mapped(path: Path) -> np.ndarray:
+def _mapped(path: Path) -> mmap.mmap:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(number)
@@ -93,7 +100,7 @@ def _mapped(path: Path) -> np.ndarray:
             raise NetworkError("it is no regular file")
         if found.st_size < 10:
             raise NetworkError("it is no safetensors file")
-        return np.frombuffer(mmap.mmap(number, 0, access=mmap.ACCESS_READ), np.uint8)
+        return mmap.mmap(number, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(number)
 

@@ -46,7 +46,11 @@ def load(
         program = from_json(found.header["program"], found.tensors)
         choices = _choices(found, program, count, tune)
         network = Network(
-            *forms.chosen(program, found.tensors, choices), count, Path(path).stem, found.info
+            *forms.chosen(program, found.tensors, choices),
+            count,
+            Path(path).stem,
+            found.info,
+            release=found.release,
         )
     except FAULTS as error:
         raise NetworkError(f"network {path} is damaged: {error!s:.200}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,9 @@ class Network:
         threads: of one call.
         name: of the network, for those who serve several.
         info: what its file says of it, such as "classes".
-        chunk: larger batches are computed piece by piece, at most as many items at a time.
+        chunk: larger batches are computed piece by piece, at most as many items at a time; a
+            power of two, as are all pieces.
+        release: called after a batch was prepared: what was read for it may leave the memory.
 
     Attributes:
         inputs, outputs: name -> TensorSpec.
@@ -62,7 +64,9 @@ class Network:
         name: str = "network",
         info: Mapping[str, Any] | None = None,
         chunk: int = CHUNK,
+        release: Callable[[], None] | None = None,
     ) -> None:
+        self._release = release
         self.program, self.name, self.chunk = program, name, chunk
         self.info = dict(info or {})
         self.threads = thread_count(threads)
@@ -99,7 +103,10 @@ class Network:
 
     def prepare(self, batch: int) -> None:
         """Decide layouts and memory for a batch now, which its first call would do otherwise."""
-        self._prepared(min(batch, self.chunk) if self.program.batch is not None else 0)
+        if self.program.batch is None or not self._splits:
+            self._prepared(0 if self.program.batch is None else batch)
+        else:
+            self._prepared(self._next(batch))
 
     def seconds(self, batch: int, calls: int = 20) -> list[tuple[Step, float]]:
         """Where the time goes: seconds a call of each step, the least of several random calls."""
@@ -136,14 +143,19 @@ class Network:
         if program.batch is None or (batch and not self._splits):
             return self._piece(arrays, self._empty(batch), batch)
         found = self._empty(batch)
-        for begin in range(0, batch, self.chunk):
-            end = min(batch, begin + self.chunk)
+        end = 0
+        while end < batch:
+            begin, end = end, end + self._next(batch - end)
             piece = {n: a[begin:end] if self._varies(n) else a for n, a in arrays.items()}
             part = {
                 n: y[begin:end] if None in self.outputs[n].shape else y for n, y in found.items()
             }
             self._piece(piece, part, end - begin)
         return found
+
+    def _next(self, left: int) -> int:
+        """Items of the next piece: a power of two, so that few batches are ever prepared."""
+        return min(self.chunk, 1 << (left.bit_length() - 1))
 
     def _varies(self, name: str) -> bool:
         return None in self.inputs[name].shape
@@ -180,9 +192,12 @@ class Network:
         constants = [self._tensors[name] for name in planned.constants]
         try:
             words = encoded(planned.steps, planned.arena, len(constants), *sizes)
-            return _Ready(planned, Session(words, constants, self.threads))
+            ready = _Ready(planned, Session(words, constants, self.threads))
         except (EngineError, OverflowError, KeyError) as error:
             raise EngineError(f"{self.name}: {_place(planned, error)}") from error
+        if self._release is not None:
+            self._release()
+        return ready
 
 
 def _place(planned: Planned, error: Exception) -> str:
