@@ -200,23 +200,23 @@ SPARSETRAIN_AVX512 void stream_avx512(const Source& source, int64_t n, int64_t b
   const __m512i hi = _mm512_set1_epi32(bracket.hi), under = _mm512_set1_epi32(bracket.lo - 1);
   __m512i top = _mm512_set1_epi32(found.top);
   int64_t i = 0;
-  for (; i + 64 <= n; i += 64) {
-    uint64_t flags = 0, from = 0;
-    __m512i key[4];
-    for (int j = 0; j < 4; j++) {
+  for (; i + 32 <= n; i += 32) {  // as AVX2 does: 64 a turn read memory a fifth slower on Zen 4
+    uint32_t flags = 0, from = 0;
+    __m512i key[2];
+    for (int j = 0; j < 2; j++) {
       source.fetch(i + 16 * j + kAhead);
       key[j] = source.key16(i + 16 * j);
       top = _mm512_maskz_max_epi32(0xffff, top, key[j]);
-      flags |= uint64_t(_mm512_cmpgt_epi32_mask(key[j], hi)) << 16 * j;
-      from |= uint64_t(_mm512_cmpgt_epi32_mask(key[j], under)) << 16 * j;
+      flags |= uint32_t(_mm512_cmpgt_epi32_mask(key[j], hi)) << 16 * j;
+      from |= uint32_t(_mm512_cmpgt_epi32_mask(key[j], under)) << 16 * j;
     }
-    if (const uint64_t in = from & ~flags)
-      for (int j = 0; j < 4; j++) pack16(key[j], __mmask16(in >> 16 * j), base + i + 16 * j, found);
-    found.above += _mm_popcnt_u64(flags);
+    if (const uint32_t in = from & ~flags)
+      for (int j = 0; j < 2; j++) pack16(key[j], __mmask16(in >> 16 * j), base + i + 16 * j, found);
+    found.above += _mm_popcnt_u32(flags);
     if (kind == MaskKind::kBytes)
-      _mm512_storeu_si512(keep + i, _mm512_maskz_set1_epi8(flags, 1));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(keep + i), _mm256_maskz_set1_epi8(flags, 1));
     else
-      std::memcpy(keep + i / 8, &flags, 8);
+      std::memcpy(keep + i / 8, &flags, 4);
   }
   alignas(64) int32_t tops[16];
   _mm512_store_si512(tops, top);

@@ -1,8 +1,6 @@
 """Dense inference engines besides torch, where they are installed: ONNX Runtime and OpenVINO."""
 
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsetrain.bench.rivals import installed
+from sparsetrain.export import export_onnx
 
 Infer = Callable[[], Tensor]
 
@@ -22,20 +21,8 @@ def engines(model: nn.Module, x: Tensor) -> dict[str, Infer]:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        _export(model, x, path)
+        export_onnx(model, x, path, any_batch=False, check=False)
         return {name: make(path, x) for name, make in there}
-
-
-def _export(model: nn.Module, x: Tensor, path: Path) -> None:
-    exporter = logging.getLogger("torch.onnx")
-    before = exporter.level
-    exporter.setLevel(logging.ERROR)  # it names each package whose operators it does not have
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(model.eval(), (x,), path, dynamo=True, verbose=False)
-    finally:
-        exporter.setLevel(before)
 
 
 def _onnxruntime(path: Path, x: Tensor) -> Infer:

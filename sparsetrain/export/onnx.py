@@ -79,7 +79,8 @@ def _converted(found: Traced) -> Any:
                 found.program, dynamo=True, verbose=False, output_names=outputs
             )
         except Exception as error:
-            raise ValueError(f"{WHO}: torch.onnx cannot take it: {reason(error)}") from error
+            why = reason(error.__cause__ or error)  # around it stands advice of torch's
+            raise ValueError(f"{WHO}: torch.onnx cannot take it: {why}") from error
     graph = program.model.graph
     for value, name in zip(graph.inputs, inputs, strict=True):
         value.name = name

@@ -147,6 +147,8 @@ def _run(who: str, net: nn.Module, sample: Any) -> Case:
     except Exception as error:
         name = type(net).__name__
         raise ValueError(f"{who}: {name} does not run on this sample: {reason(error)}") from error
+    if any(t.dim() and not len(t) for t in tensors_in((args, kwargs))[:1]):
+        raise ValueError(f"{who}: the sample must hold at least one item, its batch is 0")
     if output is None:
         raise ValueError(f"{who}: {type(net).__name__} returns no tensor")
     return Case(args, kwargs, named(output))

@@ -26,6 +26,8 @@ CONFIG, SAVE = "config", "save_pretrained"
 WIDTH = re.compile(f"{USUAL.pattern}|embd|ffn|filter|kv|state|rank")
 NO_WIDTH = re.compile(f"{POSITIONS.pattern}|token|layers|depth|_id|label")
 FILLS = {torch.Tensor.uniform_, torch.Tensor.normal_}
+IS_META, DATA = torch.Tensor.is_meta.__get__, torch.Tensor.data.__get__  # type: ignore[attr-defined]
+UNFILLED = "_sparsetrain_unfilled"  # says so of a parameter's data
 Misfit = tuple[float, float]
 NONE = float("inf")
 BUILDS = 32  # models that are made to find the numbers, at most
@@ -229,10 +231,21 @@ def _made(
 
 
 class _Unfilled(TorchFunctionMode):
-    """Tensors that are to be filled by chance stay as they came, in memory that is not touched."""
+    """Tensors that are to be filled by chance stay as they came, in memory that is not touched.
+
+    Parameters say that they are meta tensors, so that `nn.init.trunc_normal_` leaves them alone:
+    it draws until all lie between its bounds.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in FILLS else func(*args, **(kwargs or {}))
+        if func in FILLS:
+            return args[0]
+        result = func(*args, **(kwargs or {}))
+        if func == IS_META:
+            return result or isinstance(args[0], nn.Parameter) or hasattr(args[0], UNFILLED)
+        if func == DATA:
+            setattr(result, UNFILLED, True)
+        return result
 
 
 def _lasting(model: nn.Module) -> dict[str, Tensor]:

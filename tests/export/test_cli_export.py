@@ -1,5 +1,6 @@
 """`sparsetrain export`, of runs and of models with files of weights."""
 
+import importlib.util
 import shutil
 import sys
 
@@ -91,3 +92,11 @@ def test_bad_input_is_one_line(call, words, message, tmp_path):
     assert (code, len(errors.splitlines())) == (2, 1)
     assert message in errors
     assert [p.name for p in tmp_path.iterdir() if p.name != "__pycache__"] == ["own.py"]
+
+
+def test_a_missing_extra_is_one_line(call, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    words = ["own.py:make", "--input=1,3,32,32", "--to=onnx", "--out=a.onnx"]
+    code, _, errors = call("export", *words)
+    assert code == 2
+    assert errors == "sparsetrain: export_onnx needs onnxscript: pip install 'sparsetrain[onnx]'\n"

@@ -116,3 +116,14 @@ def test_a_missing_package_is_named(net, images, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'sparsetrain\[onnx\]'"):
         st.export_onnx(net, images, tmp_path / "net.onnx")
+
+
+class Unknown(nn.Module):
+    def forward(self, x):
+        return torch.linalg.eigvalsh(x)
+
+
+def test_an_operation_that_onnx_lacks_is_named(tmp_path):
+    with pytest.raises(ValueError, match="torch.onnx cannot take it: .*linalg_eig") as caught:
+        st.export_onnx(Unknown(), torch.eye(3).repeat(2, 1, 1), tmp_path / "net.onnx")
+    assert len(str(caught.value).splitlines()) == 1

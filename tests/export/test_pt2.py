@@ -105,6 +105,7 @@ PT2, ONNX = st.export_pt2, st.export_onnx
         (lambda n, x: PT2(n, x, "a.onnx"), r"path must end in .pt2, got 'a.onnx'"),
         (lambda n, x: ONNX(n, x, "a.pt2"), r"path must end in .onnx, got 'a.pt2'"),
         (lambda n, x: PT2(n, x[:, :2], "a.pt2"), "does not run on this sample: Given"),
+        (lambda n, x: PT2(n, x[:0], "a.pt2"), "must hold at least one item, its batch is 0"),
         (lambda n, x: PT2(n, {"y": x}, "a.pt2"), "does not run on this sample: .*'y'"),
         (lambda n, x: PT2(Silent(), x, "a.pt2"), "Silent returns no tensor"),
         (lambda n, x: PT2(Fails(), x, "a.pt2"), "torch.export cannot take Fails: "),
@@ -112,7 +113,7 @@ PT2, ONNX = st.export_pt2, st.export_onnx
         (lambda n, x: PT2(n, x, "a.pt2", {"0.weight": x}), "mask of 0.weight must be bool"),
         (lambda n, x: PT2(n, x, "a.pt2", {"0.weight": x > 0}), r"must be \[16, 3, 3, 3\]"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_bad_input_is_one_line(net, images, call, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -131,3 +131,37 @@ def test_it_may_be_a_part_of_another_model(tmp_path):
     assert vars(model[0].config) == vars(Config(16, (32, 32), 2))
     model[0].save_pretrained(tmp_path)
     assert torch.equal(Model.from_pretrained(tmp_path)(X), model[0](X))
+
+
+class Drawn(Model):
+    """Its weights are drawn until all lie between bounds; it has a buffer that no file holds."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("scale", torch.arange(8.0), persistent=False)
+        for tensor in (self.embed.weight, self.head.weight.data):
+            within_bounds(tensor)
+
+    def forward(self, x):
+        return super().forward(x * self.scale)
+
+
+@torch.no_grad()
+def within_bounds(tensor):
+    """As torch's own trunc_normal_ does from 2.14 on, but for an end."""
+    if tensor.is_meta:
+        return
+    tensor.fill_(9)
+    for _ in range(100):
+        if not (tensor.abs() > 2).any():
+            return
+        tensor.copy_(torch.where(tensor.abs() > 2, torch.full_like(tensor, 9).normal_(), tensor))
+    raise RuntimeError("never")
+
+
+def test_weights_are_not_drawn_again(tmp_path):
+    model = Drawn(Config())
+    halved(model).apply()
+    assert model.config.hidden_size == 16
+    model.save_pretrained(tmp_path)
+    assert torch.equal(Drawn.from_pretrained(tmp_path)(X), model(X))
