@@ -6,9 +6,9 @@
 Needs the packages of the extra `coverage`. Each network, with random weights, in a process of its
 own. It counts if three are equal to a relative error of 1e-4, with another batch and other entries
 than it was recorded with: the network, its program (sparsetrain/engine/lower) run by plain PyTorch
-(tests/engine/reference.py), and the engine; and the last two with a tenth of the weights of each
-product, stored and run as live entries alone. Where the batch cannot change, the sample's own is
-run.
+(sparsetrain/engine/reference.py), and the engine; and the last two with a tenth of the weights of
+each product, stored and run as live entries alone. Where the batch cannot change, the sample's own
+is run.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks.apart import apart, preload
 from benchmarks.coverage_models import Case, build, names
+from sparsetrain.engine import reference
 from sparsetrain.engine.lower import lowered
 from sparsetrain.engine.lower.names import named_inputs, named_outputs
 from sparsetrain.shrink import arguments
 from sparsetrain.support.machine import machine
 from sparsetrain_runtime import Network, forms
 from sparsetrain_runtime.program import Program
-from tests.engine import reference
 
 FAMILIES = ("torchvision", "timm", "transformers")
 BATCH = 3  # of the comparison; programs are recorded with others

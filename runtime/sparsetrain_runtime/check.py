@@ -89,7 +89,7 @@ def _op(entry: Any, program: Program, tensors: Mapping[str, Any], made: set[int]
         entry["kind"],
         list(entry["inputs"]),
         entry["output"],
-        {k: _plain(v) for k, v in entry["attrs"].items()},
+        {k: SIZED.get(k, _plain)(v) for k, v in entry["attrs"].items()},
         dict(entry["tensors"]),
         str(entry["place"]),
     )
@@ -178,6 +178,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _sized(value: Any) -> Any:
+    """Sizes, of which pairs become tuples, as `Size` has them."""
+    if isinstance(value, list):
+        return [tuple(_plain(v)) if isinstance(v, list) else _plain(v) for v in value]
+    return _plain(value)
+
+
+def _one_size(value: Any) -> Any:
+    return tuple(_plain(value)) if isinstance(value, list) else _plain(value)
+
+
 def _size(size: Any) -> int | tuple[int, int]:
     if isinstance(size, list):
         _need(len(size) == 2 and all(_whole(n, -MOST) for n in size), "a size is out of range")
@@ -197,3 +208,6 @@ def _whole(number: Any, least: int) -> bool:
 def _need(right: Any, what: str) -> None:
     if not right:
         raise ProgramError(what)
+
+
+SIZED = {"shape": _sized, "size": _sized, "start": _one_size, "stop": _one_size}

@@ -74,7 +74,7 @@ class Network:
         self.outputs = {n: _spec(program, v) for n, v in program.outputs.items()}
         ends = (*program.inputs.values(), *program.outputs.values())
         self._splits = all(_first(program.values[v].shape) for v in ends)
-        self._tensors = dict(tensors)
+        self.tensors = dict(tensors)
         self._ready: dict[int, _Ready] = {}
         self._lock = threading.Lock()
 
@@ -99,7 +99,7 @@ class Network:
     def bytes(self) -> int:
         """Of the tensors that it runs with."""
         names = {name for op in self.program.ops for name in op.tensors.values()}
-        return sum(self._tensors[name].nbytes for name in names)
+        return sum(self.tensors[name].nbytes for name in names)
 
     def prepare(self, batch: int) -> None:
         """Decide layouts and memory for a batch now, which its first call would do otherwise."""
@@ -183,13 +183,13 @@ class Network:
         return ready
 
     def _prepare(self, batch: int) -> _Ready:
-        shapes = {n: (t.dtype.name, t.shape) for n, t in self._tensors.items()}
+        shapes = {n: (t.dtype.name, t.shape) for n, t in self.tensors.items()}
         try:
             planned = Planner(self.program, batch, shapes).plan(RULES)
         except FAULTS as error:
             raise EngineError(f"{self.name}: it cannot be planned: {error!r:.200}") from error
         sizes = [[b.bytes for b in bs] for bs in (planned.inputs, planned.outputs)]
-        constants = [self._tensors[name] for name in planned.constants]
+        constants = [self.tensors[name] for name in planned.constants]
         try:
             words = encoded(planned.steps, planned.arena, len(constants), *sizes)
             ready = _Ready(planned, Session(words, constants, self.threads))

@@ -74,7 +74,7 @@ def _product(
         inputs.append(planner.constant(op.tensors["bias"]))
     added = None if len(op.inputs) == 1 else planner.views[op.inputs[1]]
     fused = added is not None and _alike(planner, op, added)
-    if fused:
+    if added is not None and fused:
         inputs.append(_line(added) if op.kind == "linear" else added)
     relu, most, rest = _ends(op.attrs["activation"], added is None or fused)
     v = form["v"] if form else _dense_v(op, y.shape[1])

@@ -152,8 +152,8 @@ def _result(name: str, times: dict[int, list[float]]) -> Result:
     latency = times[1]
     rates = {batch: 1e3 * batch / statistics.median(each) for batch, each in times.items()}
     best = max(rates, key=lambda batch: rates[batch])
-    quantiles = (np.quantile(latency, q) for q in (0.5, 0.95, 0.99))
-    return Result(name, *map(float, quantiles), best, rates[best], len(latency))
+    p50, p95, p99 = (float(np.quantile(latency, q)) for q in (0.5, 0.95, 0.99))
+    return Result(name, p50, p95, p99, best, rates[best], len(latency))
 
 
 def _inputs(network: Network, batch: int) -> dict[str, np.ndarray]:

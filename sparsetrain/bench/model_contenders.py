@@ -80,7 +80,12 @@ def on_engine(workload: Workload, form: Form | None) -> Contender:
     sparse = sum("form" in op.attrs for op in inner.program.ops)
     layers = f"{sparse} of {len(masks)}" if masks else ""
     name = ENGINE if form else f"dense, {ENGINE}"
-    return Contender(name, form, lambda: network(x), layers, inner.bytes, inner)
+    return Contender(name, form, lambda: _tensor(network(x)), layers, inner.bytes, inner)
+
+
+def _tensor(found: Tensor | dict[str, Tensor]) -> Tensor:
+    assert isinstance(found, Tensor)
+    return found
 
 
 def disagreement(workload: Workload, contender: Contender) -> str:

@@ -1,7 +1,7 @@
 """Where the time of a call goes: seconds in each op, and the wall time without looking."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -28,11 +28,12 @@ def shares(thunk: Callable[[], Any], most: int = 8) -> list[tuple[str, float]]:
 
 def of_steps(network: Network, batch: int) -> tuple[float, list[tuple[str, float]]]:
     """The same two of a network on the engine: share outside of products, and of each operation."""
-    taken: Counter[str] = Counter()
+    taken: dict[str, float] = defaultdict(float)
     for step, seconds in network.seconds(batch, CALLS):
         taken[step.operation] += seconds
-    wall = taken.total()
-    return 1 - taken["product"] / wall, [(op, s / wall) for op, s in taken.most_common()]
+    wall = sum(taken.values())
+    slowest = sorted(taken.items(), key=lambda item: -item[1])
+    return 1 - taken["product"] / wall, [(op, s / wall) for op, s in slowest]
 
 
 def _seconds(thunk: Callable[[], Any]) -> tuple[Counter[str], float]:

@@ -5,10 +5,10 @@ from collections import Counter
 from typing import Any
 
 import torch
-from engine import reference
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from sparsetrain.engine import reference
 from sparsetrain.engine.lower import Lowered, lowered
 from sparsetrain.engine.lower.names import named_inputs, named_outputs
 from sparsetrain.shrink import arguments

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from engine import reference
 from engine.lowering import Net, equal, kinds
 from torch import nn
 
+from sparsetrain.engine import reference
 from sparsetrain.engine.lower import Undeployable, lowered
 from sparsetrain.models import ResNet
 

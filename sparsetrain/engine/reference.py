@@ -1,11 +1,13 @@
 """What a program computes, in plain torch: the law for the engine and for its lowering."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from sparsetrain_runtime import Network, forms
 from sparsetrain_runtime.program import KINDS, Op, Program
 
 
@@ -214,3 +216,27 @@ OPERATIONS = {
     "full": lambda *, shape, value, dtype: torch.full(shape, value, dtype=getattr(torch, dtype)),
     "cumsum": lambda x, *, axis: x.cumsum(axis),
 }
+
+
+class ProgramModule(nn.Module):
+    """A network of the engine as a module of PyTorch, its weights dense: what others may run."""
+
+    def __init__(self, program: Program, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._program = program
+        self._names = {name: f"tensor_{i}" for i, name in enumerate(tensors)}
+        for name, tensor in tensors.items():
+            self.register_buffer(self._names[name], tensor)
+
+    @staticmethod
+    def of(network: Network) -> "ProgramModule":
+        dense = dict.fromkeys(forms.products(network.program), forms.DENSE)
+        program, arrays = forms.chosen(network.program, network.tensors, dense)
+        used = {name for op in program.ops for name in op.tensors.values()}
+        return ProgramModule(program, {n: torch.tensor(arrays[n]) for n in sorted(used)})
+
+    def forward(self, *inputs: Tensor) -> Any:
+        tensors = {name: self.get_buffer(buffer) for name, buffer in self._names.items()}
+        given = dict(zip(self._program.inputs, inputs, strict=True))
+        found = tuple(run(self._program, tensors, given).values())
+        return found[0] if len(found) == 1 else found
