@@ -103,15 +103,22 @@ def chosen(
     return found
 
 
+Times = tuple[float, float, float]
+
+
 def _promise(pattern: str, *times: float) -> dict[Form, float]:
     return {(pattern, s): each for s, each in zip(THIN, times, strict=True)}
 
 
+def _promises(unstructured: Times, vector: Times) -> dict[Form, float]:
+    return {**_promise("unstructured", *unstructured), **_promise("vector:4", *vector)}
+
+
 WORKLOADS = (
-    Workload("vgg19", 32, 64, "inference", _promise("unstructured", 3, 6, 10)),
+    Workload("vgg19", 32, 64, "inference", _promises((4, 6, 9), (6, 9, 13))),
     Workload("vgg19", 32, 64, "training", _promise("unstructured", 2.2, 3.3, 4.5)),
-    Workload("resnet50", 224, 8, "inference", _promise("vector:4", 4, 6, 8)),
-    Workload("resnet50", 224, 1, "inference", _promise("unstructured", 2, 3.5, 5)),
+    Workload("resnet50", 224, 8, "inference", _promises((2.5, 3.7, 5), (4, 5.5, 7))),
+    Workload("resnet50", 224, 1, "inference", _promises((2, 3, 4), (2.7, 3.7, 4.5))),
 )
 
 
