@@ -77,6 +77,8 @@ class Walk:
     def _lower(self, call: Call) -> None:
         for x in call.items:
             self._refresh(x)
+            if x.missing is not None:
+                raise Refused(x.missing)
         numbers = self._apply(call)
         if (changed := call.changed) is not None:
             self._write(changed, numbers[0])

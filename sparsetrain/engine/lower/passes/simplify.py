@@ -11,6 +11,7 @@ from sparsetrain.engine.lower.passes.fuse import fuse_products
 from sparsetrain.engine.lower.passes.gates import find_gates
 from sparsetrain.engine.lower.passes.means import find_norms
 from sparsetrain.engine.lower.passes.ranks import lift_products
+from sparsetrain.engine.lower.passes.sink import sink_permutes
 from sparsetrain.engine.lower.passes.views import merge_views
 from sparsetrain_runtime.program import Program
 
@@ -24,6 +25,8 @@ PASSES = (
     merge_views,
     find_gates,
     find_norms,
+    sink_permutes,
+    merge_views,
     fold_scales,
     merge_scales,
     find_attention,

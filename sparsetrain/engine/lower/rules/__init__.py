@@ -10,6 +10,7 @@ from sparsetrain.engine.lower.rules import arithmetic as arithmetic
 from sparsetrain.engine.lower.rules import attention as attention
 from sparsetrain.engine.lower.rules import fills as fills
 from sparsetrain.engine.lower.rules import functions as functions
+from sparsetrain.engine.lower.rules import gather as gather
 from sparsetrain.engine.lower.rules import indices as indices
 from sparsetrain.engine.lower.rules import joins as joins
 from sparsetrain.engine.lower.rules import norms as norms

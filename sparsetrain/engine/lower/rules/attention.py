@@ -4,7 +4,8 @@ import math
 
 from sparsetrain.engine.lower.item import Item
 from sparsetrain.engine.lower.rules.registry import Made, rule
-from sparsetrain.engine.lower.sizes import whole
+from sparsetrain.engine.lower.rules.words import expanded, reshaped
+from sparsetrain.engine.lower.sizes import Sizes, whole
 from sparsetrain.engine.lower.undeployable import Refused
 from sparsetrain.engine.lower.writer import Writer
 
@@ -51,8 +52,20 @@ def _attention(
 ) -> Made:
     if dropout:
         raise Refused("drops at random")
-    if q.shape[:-2] != k.shape[:-2]:
-        raise Refused(f"has other heads of queries than of keys, {q.shape} and {k.shape}")
+    keys, values = (_shared(w, x, q.shape[:-2]) for x in (k, v))
     told = {"scale": 1 / math.sqrt(whole(q.shape[-1])) if scale is None else float(scale)}
-    inputs = [q, k, v] if mask is None else [q, k, v, mask]
+    inputs = [q, keys, values] if mask is None else [q, keys, values, mask]
     return w.emit("attention", inputs, told | {"causal": bool(causal)})
+
+
+def _shared(w: Writer, x: Item, lead: Sizes) -> Made:
+    """Keys or values again for each of the heads of queries that share them."""
+    if x.shape[:-2] == lead:
+        return x
+    *batch, heads = x.shape[:-2]
+    times, rest = divmod(whole(lead[-1]), whole(heads))
+    if rest or tuple(batch) != lead[:-1]:
+        raise Refused(f"has heads {x.shape[:-2]} of keys for {lead} of queries")
+    each = reshaped(w, x, [*batch, heads, 1, *x.shape[-2:]])
+    wide = expanded(w, each, [*batch, heads, times, *x.shape[-2:]])
+    return reshaped(w, wide, [*lead, *x.shape[-2:]])

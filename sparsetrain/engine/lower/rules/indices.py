@@ -85,16 +85,3 @@ def _taken(w: Writer, x: Made, axis: int, index: Tensor) -> Made:
     told = {"axis": axis}
     made = w.emit("take", [x], told, {"index": flat}, shape, w.dtype(x))
     return reshaped(w, made, w.shapes[0])
-
-
-@rule("gather")
-def gather(w: Writer, x: Item, dim: int, index: Item, **_: object) -> Made:
-    """Where each line takes the same entries, these are taken."""
-    axis = axis_of(dim, x.rank)
-    flat = w.weight(index, "index").movedim(axis, 0).flatten(1)
-    if (flat != flat[:, :1]).any():
-        raise Refused("gathers other entries from each line")
-    shape = [n for d, n in enumerate(x.shape) if d != axis]
-    if shape != [n for d, n in enumerate(index.shape) if d != axis]:
-        raise Refused("gathers from a part of the lines")
-    return _taken(w, x, axis, flat[:, 0])
