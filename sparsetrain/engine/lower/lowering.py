@@ -71,7 +71,7 @@ def lowered(model: nn.Module, sample: Any, batch: bool = True) -> Lowered:
         except Undeployable:
             raise
         except (FixedBatch, ValueError, RuntimeError, IndexError) as problem:
-            reason = str(problem).removeprefix("plan: ").splitlines()[0]
+            reason = str(problem).removeprefix("deploy: ").splitlines()[0]
     if tries:
         warnings.warn(f"deploy: the batch is fixed to {first}: {reason}", stacklevel=2)
     return _lowered(whole, [sample], (first,), None)

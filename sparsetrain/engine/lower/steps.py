@@ -43,8 +43,9 @@ class Call:
 
     @property
     def changed(self) -> Item | None:
-        """What it changes in place."""
-        return self._aliased(written=True)
+        """What it changes in place and returns; noise that it draws besides is not looked at."""
+        returned = any(r.alias_info for r in self.op._schema.returns)
+        return self._aliased(written=True) if returned else None
 
     @property
     def viewed(self) -> Item | None:

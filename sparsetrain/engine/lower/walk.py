@@ -19,6 +19,7 @@ from sparsetrain.engine.lower.writer import Writer
 from sparsetrain.shrink.program import Step
 
 UNREADABLE = ""  # of what comes from a call that was refused, and said so
+EMPTY = {getattr(torch.ops.aten, name) for name in ("empty", "new_empty", "empty_like")}
 BY_SHAPE = {  # operations that look at nothing of their tensor but its shape and dtype
     getattr(torch.ops.aten, name)
     for name in (
@@ -72,6 +73,8 @@ class Walk:
             results = [call.compute(i, n) for i, n in enumerate(self._batches)]
         for x, data in zip(call.outputs, zip(*results, strict=True), strict=True):
             x.data, x.number = list(data), None
+            if call.op.overloadpacket in EMPTY:
+                x.data = [torch.zeros_like(t) for t in data]  # any numbers do
             x.seen = x.source.version if x.source is not None else 0
 
     def _lower(self, call: Call) -> None:

@@ -14,7 +14,7 @@ from sparsetrain.engine.lower.passes.edit import Edit
 from sparsetrain_runtime.program import Op, Program
 
 NEAR = 1e-4  # of constants that are written with few digits
-CUBIC = 0.044715
+CUBIC, ROOT = 0.044715, math.sqrt(2 / math.pi)  # of gelu_tanh
 
 
 def find_gates(program: Program, tensors: dict[str, Tensor]) -> None:
@@ -68,7 +68,9 @@ def _halves(edit: Edit, x: int, op: Op) -> Iterator[tuple[str, float]]:
     kind, (base, scale) = inner.attrs["function"]["kind"], _scaled(edit, inner.inputs[0])
     if kind == "erf" and base == x and _near(scale, 1 / math.sqrt(2)):
         yield "gelu", 0.5 / told[0]
-    if kind == "tanh" and _near(scale, math.sqrt(2 / math.pi)) and _with_cube(edit, base, x):
+    if kind == "tanh" and _near(scale, ROOT) and _with_cube(edit, base, x):
+        yield "gelu_tanh", 0.5 / told[0]
+    if kind == "tanh" and _with_square(edit, inner.inputs[0], x):
         yield "gelu_tanh", 0.5 / told[0]
 
 
@@ -84,6 +86,24 @@ def _with_cube(edit: Edit, value: int, x: int) -> bool:
     told = affine(edit.maker.get(other))
     shifted = told is not None and _near(told[0], CUBIC) and _near(told[1], 1)
     return shifted and _is_power(edit, edit.maker[other].inputs[0], x, 2)
+
+
+def _with_square(edit: Edit, value: int, x: int) -> bool:
+    """Whether a value is (sqrt(2 / pi) x) (1 + 0.044715 x x), in this order."""
+    op = edit.made_by(value, "binary")
+    if op is None or op.attrs["kind"] != "multiply":
+        return False
+    for first, second in (op.inputs, op.inputs[::-1]):
+        told, shifted = affine(edit.maker.get(second)), edit.maker.get(second)
+        square = None if shifted is None else edit.made_by(shifted.inputs[0], "binary")
+        if told is None or square is None or square.attrs["kind"] != "multiply":
+            continue
+        (a, one), (b, two) = (_scaled(edit, v) for v in square.inputs)
+        cubic = _near(told[0] * one * two, CUBIC) and _near(told[1], 1)
+        base, scale = _scaled(edit, first)
+        if cubic and {a, b, base} == {x} and _near(scale, ROOT):
+            return True
+    return False
 
 
 def _is_power(edit: Edit, value: int, x: int, exponent: int) -> bool:

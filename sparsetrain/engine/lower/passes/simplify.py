@@ -24,7 +24,9 @@ PASSES = (
     lift_products,  # what stood behind another one
     merge_views,
     find_gates,
+    merge_scales,
     find_norms,
+    fold_scales,
     sink_permutes,
     merge_views,
     fold_scales,

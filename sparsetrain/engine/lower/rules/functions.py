@@ -136,7 +136,9 @@ def prelu(w: Writer, x: Item, weight: Item) -> int:
 
 
 @rule("rrelu_with_noise")
-def rrelu(w: Writer, x: Item, noise: Item, lower: float, upper: float, *_: object) -> int:
+def rrelu(
+    w: Writer, x: Item, noise: Item, lower: float = 1 / 8, upper: float = 1 / 3, *_: object
+) -> int:
     """In evaluation mode the slope is the mean."""
     return leaky_relu(w, x, (lower + upper) / 2)
 

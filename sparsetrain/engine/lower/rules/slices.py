@@ -75,7 +75,7 @@ def unbind(w: Writer, x: Item, dim: int = 0) -> list[Made]:
     return [_one(w, x, axis, i) for i in range(whole(x.shape[axis]))]
 
 
-@rule("split", "split_with_sizes", "split_with_sizes_copy", "chunk", "tensor_split")
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 def split(w: Writer, x: Item, sizes: object, dim: int = 0) -> list[Made]:
     """The recorded shapes say how long each part is."""
     axis, start, parts = axis_of(dim, x.rank), 0, []
