@@ -64,10 +64,11 @@ gallery: $(ready)
 # The undefined behaviour that it finds ends it, too.
 sanitize:
 	@mkdir -p build
-	@for test in topk_mask ops spmm blocked; do \
+	@for test in topk_mask ops spmm blocked engine; do \
 		$(or $(CXX),c++) -std=c++17 -O1 -g -ffp-contract=off -Wall -pthread \
 			-fsanitize=address,undefined -fno-sanitize-recover=all \
-			tests/csrc/$$test.cpp -o build/sanitize_$$test || exit 1; \
+			tests/csrc/$$test.cpp $$(ls csrc/$$test/*.cpp 2> /dev/null) \
+			-o build/sanitize_$$test || exit 1; \
 		for isa in default avx2 avx512; do SPARSETRAIN_ISA=$$isa build/sanitize_$$test || exit 1; done \
 	done
 
