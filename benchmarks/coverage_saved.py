@@ -43,7 +43,7 @@ def loaded(family: str, name: str, folder: Path) -> str:
             load_model(folder / MODEL, model)
         found = outputs(model, replace(case, sample=sample))
     except Exception as error:
-        return line_of(error)
+        return line_of(error).replace(f"{folder}/", "")
     if [t.shape for t in found] != [t.shape for t in wanted]:
         return "the outputs have other shapes"
     error = distance(wanted, found)
