@@ -19,7 +19,7 @@ cpp := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o
 
 # A process a core, each a share of the tests that lie together; ARGS="-n 0" runs them in one.
 workers := -n auto --dist worksteal
-computing := $(addprefix tests/,methods nn ops optim scores shrink swap test_select.py test_execution.py test_train.py)
+computing := $(addprefix tests/,engine methods nn ops optim scores shrink swap test_select.py test_execution.py test_train.py)
 export define lower_isas
 from sparsetrain.support.machine import INSTRUCTION_SETS, instruction_set
 print(*INSTRUCTION_SETS[: INSTRUCTION_SETS.index(instruction_set())])
