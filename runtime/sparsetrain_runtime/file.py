@@ -156,7 +156,7 @@ def _check_sums(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) ->
 
 def checksum(tensor: np.ndarray) -> int:
     """CRC-32 of a tensor's bytes."""
-    return zlib.crc32(memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)))
+    return zlib.crc32(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
 
 
 def _line(error: BaseException) -> str:
