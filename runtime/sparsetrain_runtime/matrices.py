@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sparsetrain_runtime.planner import Planner
 from sparsetrain_runtime.program import Op
 from sparsetrain_runtime.views import View
@@ -36,7 +38,7 @@ def _four(view: View) -> View:
     while view.rank < 4:
         view = view.insert(0)
     if view.rank > 4:
-        merged = view.reshape((-1, *view.shape[-3:]))
+        merged = view.reshape((math.prod(view.shape[:-3]), *view.shape[-3:]))
         assert merged is not None
         return merged
     return view

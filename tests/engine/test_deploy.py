@@ -259,3 +259,13 @@ def test_another_version_is_refused(net_st, tmp_path):
     (tmp_path / "net.st").write_bytes(raw)
     with pytest.raises(NetworkError, match="it is of version 7"):
         sparsetrain_runtime.load(tmp_path / "net.st")
+
+
+def test_attention_over_more_than_one_axis_of_items():
+    class Windows(nn.Module):
+        def forward(self, q, k, v):
+            return nn.functional.scaled_dot_product_attention(q, k, v)
+
+    q, k, v = (torch.randn(2, 3, 2, 5, 4) for _ in range(3))
+    fast = st.engine.compile(Windows(), (q, k, v), threads=1, tune=False)
+    close(fast(q, k, v).numpy(), Windows()(q, k, v).numpy())
