@@ -26,31 +26,25 @@ def softmax(planner: Planner, op: Op) -> None:
 
 
 def layer_norm(planner: Planner, op: Op) -> None:
-    _norm(planner, op, rms=False)
+    _scaled(planner, op, "norm", (0, op.attrs["axes"]))
 
 
 def rms_norm(planner: Planner, op: Op) -> None:
-    _norm(planner, op, rms=True)
-
-
-def _norm(planner: Planner, op: Op, rms: bool) -> None:
-    x = planner.views[op.inputs[0]]
-    roles = [role for role in ("weight", "bias") if role in op.tensors]
-    views = [planner.constant(op.tensors[role]) for role in roles]
-    flags = (int("weight" in roles), int("bias" in roles))
-    y = planner.like(op.output, x)
-    numbers = (int(rms), op.attrs["axes"], *flags, float(op.attrs["eps"]))
-    planner.emit("norm", (x, *views), (y,), numbers)
+    _scaled(planner, op, "norm", (1, op.attrs["axes"]))
 
 
 def group_norm(planner: Planner, op: Op) -> None:
+    _scaled(planner, op, "group_norm", (op.attrs["groups"],))
+
+
+def _scaled(planner: Planner, op: Op, operation: str, first: tuple[int, ...]) -> None:
+    """A norm with its weight and bias, where there are; `first` of its numbers are its own."""
     x = planner.views[op.inputs[0]]
     roles = [role for role in ("weight", "bias") if role in op.tensors]
     views = [planner.constant(op.tensors[role]) for role in roles]
     flags = (int("weight" in roles), int("bias" in roles))
-    y = planner.like(op.output, x)
-    numbers = (op.attrs["groups"], *flags, float(op.attrs["eps"]))
-    planner.emit("group_norm", (x, *views), (y,), numbers)
+    numbers = (*first, *flags, float(op.attrs["eps"]))
+    planner.emit(operation, (x, *views), (planner.like(op.output, x),), numbers)
 
 
 def cumsum(planner: Planner, op: Op) -> None:

@@ -9,7 +9,8 @@ import os
 import signal
 import stat
 import warnings
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from random import Random
@@ -90,15 +91,22 @@ class _Decoder(Dataset):
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def _decode(self, index: int, path: str) -> np.ndarray:
-        try:
+        with decoding(path):
             picture = opened(path)
             if self.view.train and self.fit.random_crop:
                 rng = Random(f"{self.view.seed}/{self.view.epoch}/{index}")
                 return np.asarray(random_part(picture, self.fit.size, rng))
             return np.asarray(centre(picture, self.fit))
-        except Exception as error:  # Pillow's decoders fail in many ways, all of them the file's
-            why = str(error) or type(error).__name__
-            raise DataError(f"{path}: cannot be read as an image ({why})") from None
+
+
+@contextmanager
+def decoding(path: str) -> Iterator[None]:
+    """Turn what goes wrong with a picture into one line that names its file."""
+    try:
+        yield
+    except Exception as error:  # Pillow's decoders fail in many ways, all of them the file's
+        why = str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as an image ({why})") from None
 
 
 def opened(path: str) -> Image.Image:

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sparsetrain.data.decode import Fit, centre, opened
-from sparsetrain.data.images import DataError
+from sparsetrain.data.decode import Fit, centre, decoding, opened
 from sparsetrain_runtime import Network
 
 BATCH = 16  # images that are decoded and computed together
@@ -69,11 +68,8 @@ def _images(network: Network) -> tuple[str, int]:
 
 
 def _pixels(path: str, size: int, info: dict[str, Any]) -> np.ndarray:
-    try:
+    with decoding(path):
         square = centre(opened(path), Fit(size, round(size * CROP) if size >= 96 else size))
-    except Exception as error:  # Pillow's decoders fail in many ways, all of them the file's
-        why = str(error) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as an image ({why})") from None
     pixels = np.asarray(square, np.float32) / 255
     mean, std = (np.array(info.get(k, d), np.float32) for k, d in (("mean", 0), ("std", 1)))
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1), np.float32)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sparsetrain_runtime import EngineError
+from sparsetrain_runtime.forms import packed
 from sparsetrain_runtime.library import Session
 from sparsetrain_runtime.views import Buffer, View, dense
 from sparsetrain_runtime.words import Step, encoded
@@ -30,27 +31,6 @@ def run(step, constants, x, y_shape, threads=2):
     y = np.empty(math.prod(y_shape), np.float32)
     Session(words, constants, threads).run([x], [y])
     return y.reshape(y_shape)
-
-
-def sparse_form(weight, v):
-    """start, column and value of a weight whose groups of v outputs share their zeros."""
-    outputs = len(weight)
-    rows = weight.reshape(outputs, -1)
-    groups = -(-outputs // v)
-    full = np.zeros((groups * v, rows.shape[1]), np.float32)
-    full[:outputs] = rows
-    blocks = full.reshape(groups, v, -1)
-    start, column, value = [0], [], []
-    for block in blocks:
-        live = np.flatnonzero(block.any(0))
-        column.append(live)
-        value.append(block[:, live].T)
-        start.append(start[-1] + len(live))
-    return (
-        np.array(start, np.int32),
-        np.concatenate(column).astype(np.uint16),
-        np.ascontiguousarray(np.concatenate(value), np.float32),
-    )
 
 
 @pytest.mark.parametrize("form", ["dense", 1, 4, 8, 16])
@@ -85,7 +65,8 @@ def test_convolution(form, n, c, o, size, kernel, padding, dilation, groups):
         weights = [weight.numpy().reshape(o, -1)]
         dtypes = ["float32"]
     else:
-        weights, dtypes = [*sparse_form(weight.numpy(), form)], ["int32", "uint16", "float32"]
+        live = packed(weight.numpy(), form)
+        weights, dtypes = [live.start, live.column, live.value], ["int32", "uint16", "float32"]
     if groups > 1 and (o // groups) % v:
         pytest.skip("groups of v outputs would be of two groups")
     added = np.ascontiguousarray(residual.permute(1, 2, 3, 0).numpy())
