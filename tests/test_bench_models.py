@@ -4,7 +4,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparsetrain.bench import model_contenders, models
+from sparsetrain.bench import model_contenders, models, packaged
 from sparsetrain.bench.layers import Options
 from sparsetrain.bench.model_contenders import Contender, dense, disagreement, on_engine, ours
 from sparsetrain.bench.model_problems import FORMS, Workload, chosen, masks_of
@@ -74,6 +74,56 @@ def test_what_is_timed():
         chosen(["vgg11"])
     with pytest.raises(ValueError, match="bench models: nothing is what was named"):
         chosen(batch=[3])
+
+
+class Tiny(torch.nn.Module):
+    """Tokens to their features, through one linear layer, with a head that is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(packaged.VOCABULARY, 16)
+        self.norm, self.linear = torch.nn.LayerNorm(16), torch.nn.Linear(16, 32)
+        self.head = torch.nn.Linear(32, 8)
+        torch.nn.init.zeros_(self.head.weight)
+
+    def forward(self, input_ids):
+        return self.head(self.linear(self.norm(self.embedding(input_ids))).relu())
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    monkeypatch.setattr(packaged, "build", lambda model: Tiny())
+    return Workload("bert_base", 0, 2, "inference", {FORM: 1e9}, (FORM,))
+
+
+def test_a_network_of_tokens(texts, monkeypatch):
+    monkeypatch.setattr(packaged, "missing", lambda model: None)
+    records = models.measure(texts, 1, 1.0, QUICK)
+    assert [r.contender for r in records] == [
+        "dense, contiguous",
+        "dense, sparsetrain engine",
+        "sparsetrain engine",
+    ]
+    assert records[0].workload == "bert_base 128 tokens, batch 2, inference"
+    assert texts.x().shape == (2, 128)
+    assert texts.network().head.weight.any()
+    assert set(masks_of(texts.network(), FORM)) == {"linear.weight", "head.weight"}
+
+
+def test_a_network_whose_package_is_missing(texts, monkeypatch, capsys):
+    monkeypatch.setattr(packaged, "installed", lambda package: False)
+    with pytest.raises(ValueError, match="bench models: bert_base needs transformers: pip install"):
+        chosen(["bert_base"])
+    models.run([texts], [1], QUICK, Console(width=160))
+    assert "batch 2, inference: left out, since transformers is not installed" in (
+        capsys.readouterr().out
+    )
+
+
+def test_depthwise_convolutions_stay_dense():
+    depthwise = torch.nn.Conv2d(8, 8, 3, groups=8)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), depthwise, torch.nn.Conv2d(8, 8, 1))
+    assert set(masks_of(model, FORM)) == {"2.weight"}
 
 
 def test_masks_leave_the_first_layer_dense():

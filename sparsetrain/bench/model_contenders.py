@@ -47,17 +47,16 @@ class Contender:
 
 
 def dense(workload: Workload, options: Options) -> list[Contender]:
-    """torch in both memory formats and compiled; for inference the other engines."""
-    x = workload.x()
-    last = x.contiguous(memory_format=torch.channels_last)
-    found = [
-        _torch("dense, contiguous", None, workload.network(), workload, x),
-        _torch("dense, channels_last", None, _channels_last(workload), workload, last),
-    ]
+    """torch in each memory format and compiled; for inference the other engines."""
+    x, model = workload.x(), workload.network()
+    found = [_torch("dense, contiguous", None, model, workload, x)]
+    if workload.image_size:
+        model, x = _channels_last(workload), x.contiguous(memory_format=torch.channels_last)
+        found.append(_torch("dense, channels_last", None, model, workload, x))
     if options.compiled:
-        found.append(_compiled(_channels_last(workload), workload, last))
+        found.append(_compiled(model, workload, x))
     if options.with_rivals and workload.what == "inference":
-        others = engines(workload.network(), x)
+        others = engines(workload.network(), workload.x())
         found += [Contender(f"dense, {name}", None, infer) for name, infer in others.items()]
     return found
 

@@ -1,10 +1,10 @@
 """Whole networks, in inference and in a whole training step, sparse against dense.
 
 Dense contenders are torch in both memory formats and compiled, and for inference ONNX Runtime and
-OpenVINO where they are installed; ours is what `sparsetrain.sparsify` makes of the network. All are
-found to agree first, and take turns, warm. A training step is forward, backward and torch's fused
-SGD with momentum. Useful GFLOP/s count live weights; a row that falls short of what is promised is
-followed by where its time goes.
+OpenVINO where they are installed; ours are what `sparsetrain.sparsify` makes of the network, unless
+it is another package's, and for inference the engine. All are found to agree first, and take turns,
+warm. A training step is forward, backward and torch's fused SGD with momentum. Useful GFLOP/s count
+live weights; a row that falls short of what is promised is followed by where its time goes.
 """
 
 import json
@@ -81,10 +81,11 @@ def run(
     """
     records: list[Record] = []
     peaks: dict[int, float] = {}
+    there = _there(workloads, console)
     for count in threads:
         with rivals.threads(count):
             peaks[count] = peak_gflop_s()
-            for workload in workloads:
+            for workload in there:
                 measured = measure(workload, count, peaks[count], options)
                 records += measured
                 _print(f"{workload.name}, threads: {count}", measured, console)
@@ -107,7 +108,7 @@ def measure(workload: Workload, threads: int, peak: float, options: Options) -> 
     """Records of one network and pass at torch's present number of threads."""
     contenders = dense(workload, options)
     with tempfile.TemporaryDirectory() as cache:  # nothing that a busier machine once measured
-        contenders += [ours(workload, form, cache) for form in workload.forms]
+        contenders += [ours(workload, form, cache) for form in workload.forms if workload.swapped]
     if workload.what == "inference":
         contenders += [on_engine(workload, form) for form in (None, *workload.forms)]
     for contender in contenders:
@@ -119,6 +120,15 @@ def measure(workload: Workload, threads: int, peak: float, options: Options) -> 
     rivals_ = [c for c in contenders if c.form is None and ENGINE not in c.name]
     fastest = min(statistics.median(times[c.key]) for c in rivals_)
     return [_record(workload, c, times[c.key], (threads, peak, fastest)) for c in contenders]
+
+
+def _there(workloads: Sequence[Workload], console: Console) -> list[Workload]:
+    """Those whose packages are installed; a line for each of the others."""
+    for workload in workloads:
+        if workload.missing:
+            line = f"{workload.name}: left out, since {workload.missing} is not installed"
+            console.print(line, highlight=False, soft_wrap=True)
+    return [workload for workload in workloads if not workload.missing]
 
 
 def useful_flops(workload: Workload, contender: Contender) -> int:

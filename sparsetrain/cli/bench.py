@@ -96,7 +96,10 @@ def bench_models(
     with_rivals: WithRivals = True,
     json_path: ResultFile = None,
 ) -> None:
-    """VGG-19 and ResNet-50, inference and training: sparsified against the fastest dense.
+    """Whole networks, inference and training: sparse ones against the fastest dense.
+
+    VGG-19 and ResNet-50; where these packages are installed, MobileNetV2 of torchvision, ViT-S/16
+    of timm and BERT-base of transformers.
 
     Example: sparsetrain bench models --model resnet50 --batch 1 --threads 2 --json models.json
     """
