@@ -5,36 +5,43 @@
 
 A change is one of the header's JSON, of the words that the engine takes, or of the tensors; a file
 that still loads is prepared and called. Anything but NetworkError or EngineError, each of one line,
-ends the run, as a crash does. With SPARSETRAIN_SANITIZE=1 the engine is built with AddressSanitizer
-and UBSan (runtime/setup.py); then libasan must be preloaded.
+ends the run, as a crash does. The right files (fuzz_bases.py) are written by another process, and
+files lie in memory: this one has numpy and the runtime alone. SPARSETRAIN_SANITIZE=1 builds the
+engine with AddressSanitizer and UBSan (runtime/setup.py), whose libraries are then preloaded;
+SPARSETRAIN_SANITIZE=coverage lets --atheris see what the engine's C++ does.
 """
 
 import argparse
+import atexit
 import copy
+import ctypes
 import json
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol
 
 import numpy as np
 
-from sparsetrain_runtime import EngineError, Network, NetworkError, load
+from sparsetrain_runtime import EngineError, Network, NetworkError, library, load
 from sparsetrain_runtime.check import from_json
 from sparsetrain_runtime.file import FORMAT, read
-from sparsetrain_runtime.library import Session
 from sparsetrain_runtime.planner import Planner
 from sparsetrain_runtime.rules import RULES
 from sparsetrain_runtime.words import encoded
 
-MOST = 2**24  # bytes of memory for which a changed program is still run
-BATCH = 2
+MOST = 2**20  # bytes of memory, and sizes, for which a changed program is still run
+BATCHES = (2, 5)  # few items lie in another order than more
 ODD = (0, 1, -1, 2, 3, 7, 8, 16, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, -(2**63))
 JUNK = (None, True, "", "x", [], {}, 1.5, float("nan"), float("inf"), [1, 0], [2**40, 2**40])
+NAMES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int32": "I32", "uint16": "U16"}
 
 
 class Draw(Protocol):
@@ -60,15 +67,17 @@ class Fuzzed:
 
 
 class Base:
-    """One right file, taken apart."""
+    """One right file, taken apart and planned for a batch."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, batch: int) -> None:
+        self.batch = batch
         found = read(path)
-        self.header = found.header
+        self.header = json.dumps(found.header)
         self.tensors = {name: t.copy() for name, t in found.tensors.items()}
-        self.program = from_json(found.header["program"], found.tensors)
+        self.entries, self.body = _entries(self.tensors)
+        program = from_json(found.header["program"], found.tensors)
         shapes = {n: (t.dtype.name, t.shape) for n, t in self.tensors.items()}
-        planned = Planner(self.program, BATCH, shapes).plan(RULES)
+        planned = Planner(program, batch, shapes).plan(RULES)
         self.constants = [self.tensors[name] for name in planned.constants]
         sizes = [[b.bytes for b in bs] for bs in (planned.inputs, planned.outputs)]
         self.words = encoded(planned.steps, planned.arena, len(self.constants), *sizes)
@@ -79,79 +88,97 @@ def changed_words(base: Base, draw: Draw) -> str:
     words = base.words.copy()
     for _ in range(draw.number(1, 4)):
         at = draw.number(0, len(words) - 1)
-        near = int(words[at]) + draw.number(-9, 9)
-        words[at] = near if draw.number(0, 1) else ODD[draw.number(0, len(ODD) - 1)]
+        if draw.number(0, 1):
+            words[at : at + 1] += draw.number(-9, 9)  # the greatest goes on with the least
+        else:
+            words[at] = ODD[draw.number(0, len(ODD) - 1)]
     if draw.number(0, 9) == 0:
         words = words[: draw.number(0, len(words))]
-    return _run_words(words, base.constants)
+    return _run_words(words, base.constants, runs=_small(words, base.words))
 
 
 def changed_tensors(base: Base, draw: Draw) -> str:
-    """Right words on weights whose numbers are others."""
+    """Right words on weights whose numbers or sizes are others."""
     constants = [c.copy() for c in base.constants]
-    whole = [c for c in constants if c.dtype.kind in "iu" and c.size]
-    if not whole:
-        return "nothing to change"
-    target = whole[draw.number(0, len(whole) - 1)].reshape(-1)
+    whole = [i for i, c in enumerate(constants) if c.size and c.dtype.kind in "iu"]
+    some = whole or [i for i, c in enumerate(constants) if c.size]
+    if not some:
+        return changed_words(base, draw)
+    which = some[draw.number(0, len(some) - 1)]
+    target = constants[which].reshape(-1)
     for _ in range(draw.number(1, 3)):
-        info = np.iinfo(target.dtype)
         at, number = draw.number(0, len(target) - 1), ODD[draw.number(0, len(ODD) - 1)]
-        target[at] = min(max(number, info.min), info.max)
+        if target.dtype.kind in "iu":
+            info = np.iinfo(target.dtype)
+            number = min(max(number, info.min), info.max)
+        target[at] = number
+    if draw.number(0, 9) == 0:
+        constants[which] = target[: draw.number(0, len(target))].copy()
     return _run_words(base.words, constants)
 
 
-def _run_words(words: np.ndarray, constants: list[np.ndarray]) -> str:
-    if len(words) > 6 and not 0 <= words[2] <= MOST:
-        return "too large to run"
+def _small(words: np.ndarray, right: np.ndarray) -> bool:
+    """Whether no size became one that takes long: a stride of 0 needs no memory."""
+    same = right[: len(words)]
+    return len(words) > 2 and not ((words != same) & (words > MOST // 64)).any()
+
+
+def _run_words(words: np.ndarray, constants: list[np.ndarray], runs: bool = True) -> str:
+    if len(words) > 6 and not 0 <= words[2] <= 2**24:
+        return "too large to prepare"
     try:
-        session = Session(words, constants, 1)
+        session = library.Session(words, constants, 1)
     except EngineError as error:
-        return _one_line(error)
+        return _refused(error)
     inputs, outputs = session.sizes
-    if sum(inputs) + sum(outputs) > MOST:
-        return "too large to run"
+    if not runs or sum(inputs) + sum(outputs) > MOST:
+        return "prepared"
     given = [np.ones(n, np.uint8) for n in inputs]
     try:
         session.run(given, [np.empty(n, np.uint8) for n in outputs])
     except EngineError as error:
-        return _one_line(error)
-    return "runs"
+        return _refused(error)
+    return "ran"
 
 
-def changed_header(base: Base, draw: Draw, folder: Path) -> str:
+def changed_header(base: Base, draw: Draw) -> str:
     """A file whose JSON is another; its checksums are right."""
-    header = copy.deepcopy(base.header)
+    header = json.loads(base.header)
     for _ in range(draw.number(1, 3)):
         _change(header.get("program") if draw.number(0, 7) else header, draw)
-    path = folder / "net.st"
-    _write(path, header, base.tensors, draw)
-    return _load(path)
+    raw = _file(base, header, draw)
+    memory = os.memfd_create("network")
+    try:
+        os.write(memory, raw)
+        return _load(Path(f"/proc/self/fd/{memory}"), base.batch)
+    finally:
+        os.close(memory)
 
 
-def _load(path: Path) -> str:
+def _load(path: Path, batch: int) -> str:
     try:
         network = load(path, 1, tune=False)
     except (NetworkError, EngineError) as error:
-        return _one_line(error)
-    sizes = [n for v in network.program.values for n in (_count(v.shape),)]
-    if max(sizes, default=0) > MOST // 4:
-        return "too large to run"
+        return _refused(error)
+    if max((_count(v.shape, batch) for v in network.program.values), default=0) > MOST // 4:
+        return "loaded"
+    network.tensors = {name: t.copy() for name, t in network.tensors.items()}  # ends that are seen
     try:
-        network(_inputs(network))
+        network(_inputs(network, batch))
     except (EngineError, MemoryError) as error:
-        return _one_line(error)
-    return "runs"
+        return _refused(error)
+    return "ran"
 
 
-def _inputs(network: Network) -> dict[str, np.ndarray]:
-    shapes = {n: [BATCH if d is None else d for d in s.shape] for n, s in network.inputs.items()}
+def _inputs(network: Network, batch: int) -> dict[str, np.ndarray]:
+    shapes = {n: [batch if d is None else d for d in s.shape] for n, s in network.inputs.items()}
     return {n: np.ones(shape, network.inputs[n].dtype) for n, shape in shapes.items()}
 
 
-def _count(shape: tuple[Any, ...]) -> int:
+def _count(shape: tuple[Any, ...], batch: int) -> int:
     count = 1
     for size in shape:
-        count *= abs(size if isinstance(size, int) else size[0] * BATCH + size[1])
+        count *= abs(size if isinstance(size, int) else size[0] * batch + size[1])
     return count
 
 
@@ -175,69 +202,82 @@ def _change(value: Any, draw: Draw) -> None:
         return
 
 
-def _write(path: Path, header: Any, tensors: dict[str, np.ndarray], draw: Draw) -> None:
-    """As safetensors does; now and then the bytes are damaged, too."""
-    names = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int32": "I32", "uint16": "U16"}
+def _entries(tensors: dict[str, np.ndarray]) -> tuple[str, bytes]:
+    """The tensors' part of a header, and their bytes, as safetensors has them."""
     entries: dict[str, Any] = {}
     body, at = [], 0
     for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].itemsize):
         end = at + tensor.nbytes
-        kind = names[tensor.dtype.name]
+        kind = NAMES[tensor.dtype.name]
         entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [at, end]}
         body.append(tensor.tobytes())
         at = end
+    return json.dumps(entries), b"".join(body)
+
+
+def _file(base: Base, header: Any, draw: Draw) -> bytes:
+    """The file's bytes; now and then they are damaged, too."""
+    entries = json.loads(base.entries)
     if draw.number(0, 9) == 0:
         _change(entries, draw)
     metadata = {"format": FORMAT, "version": "1", "network": json.dumps(header)}
     text = json.dumps({"__metadata__": metadata, **entries}).encode()
-    raw = bytearray(len(text).to_bytes(8, "little") + text + b"".join(body))
+    raw = bytearray(len(text).to_bytes(8, "little") + text + base.body)
     if draw.number(0, 9) == 0:
         raw[draw.number(0, len(raw) - 1)] ^= 1 << draw.number(0, 7)
-    path.write_bytes(raw if draw.number(0, 19) else raw[: draw.number(0, len(raw))])
+    return bytes(raw if draw.number(0, 19) else raw[: draw.number(0, len(raw))])
 
 
-def _one_line(error: Exception) -> str:
+def _refused(error: Exception) -> str:
     if "\n" in str(error):
         raise AssertionError(f"more than one line: {error!r}") from error
     return "refused"
 
 
 def bases(folder: Path) -> list[Base]:
-    """A convolutional network and a transformer, dense and sparse."""
-    import torch
-    from torch import nn
-
-    import sparsetrain as st
-    from sparsetrain.selection.masks import prunable
-
-    torch.manual_seed(0)
-    convolutional = nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1, groups=2),
-        nn.Hardswish(), nn.MaxPool2d(2), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(8, 4), nn.Softmax(1),
-    ).eval()  # fmt: skip
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
-    words = nn.Sequential(nn.Embedding(10, 8), layer, nn.LayerNorm(8), nn.Linear(8, 3)).eval()
-    found = []
-    samples = {convolutional: torch.randn(2, 3, 8, 8), words: torch.randint(0, 10, (2, 5))}
-    for model, sample in samples.items():
-        scores = {name: w.detach().abs() for name, w in prunable(model).items()}
-        for masks in (None, st.select(scores, 0.6, pattern=st.Vector(4), scope="layer")):
-            path = folder / f"{len(found)}.st"
-            st.deploy(model, sample, path, masks, tune=False)
-            found.append(Base(path))
-    return found
+    """Small networks, dense and sparse, of every kind of operation."""
+    command = [sys.executable, "-m", "benchmarks.fuzz_bases", str(folder)]
+    without = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    subprocess.run(command, check=True, env=without)
+    return [Base(path, n) for path in sorted(folder.glob("*.st")) for n in BATCHES]
 
 
-def call(given: list[Base], draw: Draw, folder: Path) -> str:
-    """One change and what came of it."""
+KINDS: dict[str, Callable[[Base, Draw], str]] = {
+    "words": changed_words,
+    "tensors": changed_tensors,
+    "header": changed_header,
+}
+
+
+def call(given: list[Base], draw: Draw) -> tuple[str, str]:
+    """One change: its kind, and what came of it."""
     base = given[draw.number(0, len(given) - 1)]
-    kinds: list[Callable[[], str]] = [
-        lambda: changed_words(base, draw),
-        lambda: changed_tensors(base, draw),
-        lambda: changed_header(base, draw, folder),
-    ]
-    return kinds[draw.number(0, len(kinds) - 1)]()
+    kind = list(KINDS)[draw.number(0, len(KINDS) - 1)]
+    return kind, KINDS[kind](base, draw)
+
+
+class Tally:
+    """Counts, which are printed and written now and then, and whatever ends the run."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.start = args, time.monotonic()
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, found: tuple[str, str]) -> None:
+        self.counts[found] += 1
+        if self.counts.total() % 2**16 == 0:
+            self.show()
+
+    def show(self) -> None:
+        found: dict[str, dict[str, int]] = {}
+        for (kind, what), count in sorted(self.counts.items()):
+            found.setdefault(kind, {})[what] = count
+        calls, seconds = self.counts.total(), round(time.monotonic() - self.start)
+        print(calls, "calls,", seconds, "s", found, flush=True)
+        if self.args.json:
+            how = "atheris" if self.args.atheris else "at random"
+            told = {"calls": calls, "chosen": how, "seed": self.args.seed, "seconds": seconds}
+            self.args.json.write_text(json.dumps(told | {"found": found}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -245,41 +285,55 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--atheris", action="store_true", help="choose by what is covered")
+    parser.add_argument("--corpus", type=Path, help="folder where atheris keeps what it found")
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        counts: Counter[str] = Counter()
-        start = time.monotonic()
-        run = _by_coverage if args.atheris else _at_random
-        run(bases(folder), folder, args, counts)
-        print(dict(counts), f"{time.monotonic() - start:.0f} s")
-        if args.json:
-            found = {"calls": counts.total(), "seed": args.seed, "found": dict(counts)}
-            args.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _at_random(
-    given: list[Base], folder: Path, args: argparse.Namespace, counts: Counter[str]
-) -> None:
+        given = bases(Path(name))
+    tally = Tally(args)
+    if args.atheris:
+        _by_coverage(given, args, tally)
     for i in range(args.calls):
-        counts[call(given, Random(args.seed * 10**9 + i), folder)] += 1
+        tally.add(call(given, Random(args.seed * 10**9 + i)))
+    tally.show()
 
 
-def _by_coverage(
-    given: list[Base], folder: Path, args: argparse.Namespace, counts: Counter[str]
-) -> None:
-    import atexit
-
+def _by_coverage(given: list[Base], args: argparse.Namespace, tally: Tally) -> None:
+    """Does not return: the fuzzer ends the process."""
     import atheris  # type: ignore[import-not-found]
 
     def one(data: bytes) -> None:
-        counts[call(given, Fuzzed(atheris.FuzzedDataProvider(data)), folder)] += 1
+        tally.add(call(given, Fuzzed(atheris.FuzzedDataProvider(data))))
 
-    atexit.register(lambda: print(dict(counts), flush=True))
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-runs={args.calls}", "-max_len=512"], one)
+    atexit.register(tally.show)
+    for function in _functions("sparsetrain_runtime"):
+        atheris.instrument_func(function)
+    _see_engine()
+    options = [f"-runs={args.calls}", f"-seed={args.seed + 1}", "-max_len=256", "-timeout=60"]
+    where = [str(args.corpus)] if args.corpus else []
+    atheris.Setup([sys.argv[0], *options, *where], one)
     atheris.Fuzz()
+
+
+def _see_engine() -> None:
+    """Let the fuzzer see where the engine's calls pass, if it is built for that."""
+    from atheris import core_with_libfuzzer  # type: ignore[import-not-found]
+
+    engine = library._library()
+    if hasattr(engine, "sparsetrain_places"):
+        fuzzer = ctypes.CDLL(core_with_libfuzzer.__file__)
+        takes = fuzzer.__sanitizer_cov_8bit_counters_init, fuzzer.__sanitizer_cov_pcs_init
+        engine.sparsetrain_places(*takes)
+
+
+def _functions(package: str) -> list[FunctionType]:
+    """All that a package defines, methods too."""
+    modules = [m for n, m in sys.modules.items() if n.split(".")[0] == package]
+    own = [
+        x for m in modules for x in vars(m).values() if getattr(x, "__module__", "") == m.__name__
+    ]
+    methods = [f for c in own if isinstance(c, type) for f in vars(c).values()]
+    return [f for f in (*own, *methods) if isinstance(f, FunctionType)]
 
 
 if __name__ == "__main__":

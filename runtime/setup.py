@@ -1,7 +1,8 @@
 """Compile csrc/engine into sparsetrain_runtime/_engine. Everything else is in pyproject.toml.
 
 The library is called through C functions, so one wheel serves every Python 3.
-SPARSETRAIN_SANITIZE=1 builds for AddressSanitizer and UBSan.
+SPARSETRAIN_SANITIZE=1 builds for AddressSanitizer and UBSan, =coverage for a fuzzer that looks
+where calls pass.
 """
 
 import os
@@ -27,6 +28,9 @@ if os.environ.get("SPARSETRAIN_SANITIZE") == "1":
     checks = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"]
     flags += [*checks, "-fno-sanitize-recover=all", "-O1", "-g1"]
     link += checks
+traced = os.environ.get("SPARSETRAIN_SANITIZE") == "coverage"
+if traced:
+    flags.append("-fsanitize-coverage=trace-pc")
 
 
 class Library(build_ext):
@@ -59,6 +63,8 @@ sources = sorted(
 )
 if not sources:
     sys.exit("sparsetrain-runtime is built from a checkout: ../csrc/engine was not found")
+if traced:
+    sources.append(str(Path("..", "tests", "csrc", "places.cpp")))
 setup(
     packages=["sparsetrain_runtime"],
     ext_modules=[

@@ -168,11 +168,14 @@ class Network:
         return outputs
 
     def _empty(self, batch: int) -> dict[str, np.ndarray]:
-        values = {name: self.program.values[v] for name, v in self.program.outputs.items()}
-        return {
-            name: np.empty([at(size, batch) for size in value.shape], value.dtype)
-            for name, value in values.items()
-        }
+        found = {}
+        for name, number in self.program.outputs.items():
+            value = self.program.values[number]
+            shape = [at(size, batch) for size in value.shape]
+            if min(shape, default=0) < 0:
+                raise EngineError(f"{self.name}: of a batch of {batch} {name} would be {shape}")
+            found[name] = np.empty(shape, value.dtype)
+        return found
 
     def _prepared(self, batch: int) -> _Ready:
         ready = self._ready.get(batch)

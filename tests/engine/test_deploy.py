@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine.lowering import Net
 from torch import nn
 
 import sparsetrain as st
@@ -140,6 +141,14 @@ def test_several_inputs_and_outputs_by_name(tmp_path):
     wanted = net(left, right)
     for name in ("sum", "gate"):
         close(found[name], wanted[name].detach().numpy())
+
+
+def test_a_tensor_that_is_given_twice_is_two_inputs(tmp_path):
+    x, other = torch.randn(2, 3), torch.randn(2, 3)
+    net = Net(lambda net, a, b: a - 2 * b)
+    st.deploy(net, (x, x), tmp_path / "net.st", tune=False)
+    loaded = sparsetrain_runtime.load(tmp_path / "net.st", 1, self_test=True)
+    close(loaded(x.numpy(), other.numpy()), (x - 2 * other).numpy())
 
 
 def test_wrong_input_is_one_line(net_st):

@@ -142,6 +142,13 @@ def test_arrays_of_other_sizes_never_reach_the_engine():
             session.run(inputs, outputs)
 
 
+def test_a_size_that_a_batch_makes_negative_is_one_line():
+    program, tensors = small()
+    program.values[1] = Value(((1, -5), 3))
+    with pytest.raises(EngineError, match=r"network: of a batch of 2 output would be \[-3, 3\]"):
+        Network(program, tensors, 1)(np.ones((2, 4), np.float32))
+
+
 def test_a_batch_that_is_not_first_is_computed_whole():
     program = Program(
         [Value(((1, 0), 4)), Value((4, (1, 0)))],

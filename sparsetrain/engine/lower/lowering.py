@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_unflatten
+from torch.utils._pytree import tree_map_only, tree_unflatten
 
 from sparsetrain.engine.lower.item import dtype_of
 from sparsetrain.engine.lower.names import named_inputs, named_outputs
@@ -61,6 +61,7 @@ def lowered(model: nn.Module, sample: Any, batch: bool = True) -> Lowered:
     """
     whole = _dense(model)
     _check(whole, sample)
+    sample = tree_map_only(Tensor, lambda t: t.detach().clone(), sample)  # one given twice is two
     first = _batch(sample)
     tries = dict.fromkeys([FEW, (first, 2 * first)]) if batch and first else ()
     reason = ""
