@@ -38,7 +38,7 @@ from sparsetrain_runtime.program import Program
 FAMILIES = ("torchvision", "timm", "transformers")
 BATCH = 3  # of the comparison; programs are recorded with others
 MOST = 1e-4  # the relative error
-PATIENCE = 300  # seconds until a process is stopped
+PATIENCE = 900  # seconds until a process is stopped
 
 
 def record(family: str, name: str) -> dict[str, Any]:
@@ -125,11 +125,11 @@ def _draw_quickly() -> None:
     torch.nn.init.trunc_normal_ = lambda t, mean=0.0, std=1.0, *_, **__: plain(t, mean, std)
 
 
-def run(family: str, name: str) -> dict[str, Any]:
+def run(family: str, name: str, patience: float) -> dict[str, Any]:
     """The record of one network, with whether it counts, and the reason why not."""
     found: dict[str, Any] = {"family": family, "name": name}
     try:
-        found |= apart(PATIENCE, record, family, name)
+        found |= apart(patience, record, family, name)
     except RuntimeError as error:
         return found | {"counts": False, "reason": str(error).removeprefix("Undeployable: ")}
     for what in ("error", "engine", "at 90%"):
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--only", nargs="+", help="networks whose names hold one of these")
     parser.add_argument("--missing", action="store_true", help="those that do not count yet")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for a network")
     parser.add_argument("--json", type=Path, help="add the results to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     args = parser.parse_args()
@@ -195,7 +196,7 @@ def main() -> None:
     for key in wanted(args.families, args.only):
         if args.missing and found.get(key, {}).get("counts"):
             continue
-        found[key] = run(*key)
+        found[key] = run(*key, args.patience)
         r = found[key]
         print(*key, r.get("reason") or f"{r['error']:.0e} {r['warnings'] or ''}", flush=True)
         if args.json:
