@@ -127,7 +127,7 @@ def _run_words(words: np.ndarray, constants: list[np.ndarray], runs: bool = True
     if len(words) > 6 and not 0 <= words[2] <= 2**24:
         return "too large to prepare"
     try:
-        session = library.Session(words, constants, 1)
+        session = library.Session(words, constants, library.Desks(1))
     except EngineError as error:
         return _refused(error)
     inputs, outputs = session.sizes

@@ -43,15 +43,28 @@ SPARSETRAIN_API const char* sparsetrain_operation(int64_t i) {
   return i >= 0 && i < operation_count() ? operation(i).name : nullptr;
 }
 
-SPARSETRAIN_API int sparsetrain_prepare(const int64_t* words, int64_t count,
-                                        const void* const* constants, const int64_t* bytes,
-                                        int64_t constant_count, int threads, void** session,
-                                        char* error) {
+// What sessions run on, those of one network together: csrc/engine/desks.h.
+SPARSETRAIN_API int sparsetrain_open(int threads, void** desks, char* error) {
   return guarded(error, [&] {
     if (threads < 1 || threads > kMostThreads) throw Refused("threads must be 1 to 1024");
+    *desks = new std::shared_ptr<Desks>(std::make_shared<Desks>(threads));
+  });
+}
+
+// Its sessions run on.
+SPARSETRAIN_API void sparsetrain_close(void* desks) {
+  delete static_cast<std::shared_ptr<Desks>*>(desks);
+}
+
+SPARSETRAIN_API int sparsetrain_prepare(const int64_t* words, int64_t count,
+                                        const void* const* constants, const int64_t* bytes,
+                                        int64_t constant_count, const void* desks, void** session,
+                                        char* error) {
+  return guarded(error, [&] {
     std::vector<Constant> given;
     for (int64_t i = 0; i < constant_count; i++) given.push_back({constants[i], bytes[i]});
-    *session = new Session(read_program(words, count, given), threads);
+    const auto& shared = *static_cast<const std::shared_ptr<Desks>*>(desks);
+    *session = new Session(read_program(words, count, given), shared);
   });
 }
 

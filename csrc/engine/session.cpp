@@ -2,20 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <new>
+#include <utility>
 
 #include "product.h"
 
 namespace sparsetrain::engine {
 namespace {
-
-constexpr int64_t kLine = 64;  // bytes of a line of the cache: where the arena begins
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<void, Free>;
 
 constexpr int kMostTogether = 4;
 
@@ -39,89 +31,82 @@ std::vector<int64_t> units_of(const Program& program) {
   return units;
 }
 
-Memory memory(int64_t bytes) {
-  void* p =
-      std::aligned_alloc(kLine, std::max<int64_t>(kLine, (bytes + kLine - 1) / kLine * kLine));
-  if (!p) throw std::bad_alloc();
-  return Memory(p);
-}
-
 }  // namespace
 
-struct Session::Desk {
-  Desk(const Program& program, int64_t scratch, int threads)
-      : arena(memory(program.arena)), scratch(memory(scratch * 4)), threads(threads) {
-    for (const Step& step : program.steps) operands.push_back(step.operands);
-  }
-
-  std::atomic<bool> taken{true};
-  Memory arena, scratch;
-  Threads threads;
-  std::vector<std::vector<Operand>> operands;  // of each step
-};
-
-Session::Session(Program given, int threads)
-    : program(std::move(given)), threads(threads), units(units_of(program)) {
-  for (const Step& step : program.steps) {
-    if (!step.operation->scratch) continue;
-    const Call call = step.call(step.operands.data(), nullptr);
-    scratch = std::max(scratch, step.operation->scratch(call, threads));
-  }
-  desks.push_back(std::make_unique<Desk>(program, scratch, threads));
-  desks.back()->taken = false;
-}
-
-Session::~Session() = default;
-
-// A second caller at a time gets a desk of its own, which stays for the next.
-Session::Desk& Session::take() {
-  std::lock_guard lock(mutex);
-  for (const auto& desk : desks)
-    if (!desk->taken.exchange(true)) return *desk;
-  desks.push_back(std::make_unique<Desk>(program, scratch, threads));
-  return *desks.back();
-}
-
-void Session::place(Desk& desk, const void* const* inputs, void* const* outputs) const {
+Session::Session(Program given, std::shared_ptr<Desks> given_desks)
+    : program(std::move(given)), desks(std::move(given_desks)), units(units_of(program)) {
+  int64_t scratch = 0;  // numbers
   for (size_t s = 0; s < program.steps.size(); s++) {
     const Step& step = program.steps[s];
     for (size_t i = 0; i < step.places.size(); i++) {
-      const Place& at = step.places[i];
-      char* base = nullptr;
-      if (at.region == Region::kConstant) continue;
-      if (at.region == Region::kArena) base = static_cast<char*>(desk.arena.get());
-      if (at.region == Region::kInput)
-        base = const_cast<char*>(static_cast<const char*>(inputs[at.index]));
-      if (at.region == Region::kOutput) base = static_cast<char*>(outputs[at.index]);
-      desk.operands[s][i].data = base + at.byte;
+      const Region region = step.places[i].region;
+      if (region == Region::kInput || region == Region::kOutput) outside.push_back({s, i});
     }
+    if (!step.operation->scratch) continue;
+    const Call call = step.call(step.operands.data(), nullptr);
+    scratch = std::max(scratch, step.operation->scratch(call, desks->threads));
+  }
+  desks->reserve(program.arena, 4 * scratch);
+}
+
+// No other call has that desk, so what is returned is the caller's alone.
+Session::Placed& Session::placed(const Desk& desk) {
+  std::lock_guard lock(mutex);
+  if (desk.number >= int64_t(known.size())) known.resize(desk.number + 1);
+  std::unique_ptr<Placed>& found = known[desk.number];
+  if (!found) {
+    found = std::make_unique<Placed>();
+    for (const Step& step : program.steps) found->operands.push_back(step.operands);
+  }
+  return *found;
+}
+
+void Session::place_arena(Placed& at, const Desk& desk) const {
+  auto* const base = static_cast<char*>(desk.arena.data.get());
+  if (at.arena == base) return;
+  for (size_t s = 0; s < program.steps.size(); s++) {
+    const std::vector<Place>& places = program.steps[s].places;
+    for (size_t i = 0; i < places.size(); i++)
+      if (places[i].region == Region::kArena) at.operands[s][i].data = base + places[i].byte;
+  }
+  at.arena = base;
+}
+
+void Session::place_outside(Placed& at, const void* const* inputs, void* const* outputs) const {
+  for (const auto& [s, i] : outside) {
+    const Place& place = program.steps[s].places[i];
+    const void* base = place.region == Region::kInput ? inputs[place.index] : outputs[place.index];
+    at.operands[s][i].data = static_cast<char*>(const_cast<void*>(base)) + place.byte;
   }
 }
 
 void Session::run(const void* const* inputs, void* const* outputs, double* seconds) {
-  Desk& desk = take();
+  Desk& desk = desks->take();
   struct Leave {
+    Desks& desks;
     Desk& desk;
-    ~Leave() { desk.taken = false; }
-  } leave{desk};
-  place(desk, inputs, outputs);
+    ~Leave() { desks.leave(desk); }
+  } leave{*desks, desk};
+  Placed& at = placed(desk);
+  place_arena(at, desk);
+  place_outside(at, inputs, outputs);
   if (!seconds) {
-    for (size_t u = 0; u + 1 < units.size(); u++) run_unit(desk, units[u], units[u + 1]);
+    for (size_t u = 0; u + 1 < units.size(); u++) run_unit(at, desk, units[u], units[u + 1]);
     return;
   }
   for (size_t s = 0; s < program.steps.size(); s++) {
     const auto begin = std::chrono::steady_clock::now();
-    run_unit(desk, s, s + 1);
+    run_unit(at, desk, s, s + 1);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     seconds[s] += took.count();
   }
 }
 
-void Session::run_unit(Desk& desk, int64_t begin, int64_t end) const {
-  auto* scratch = static_cast<float*>(desk.scratch.get());
+void Session::run_unit(const Placed& at, Desk& desk, int64_t begin, int64_t end) const {
+  auto* scratch = static_cast<float*>(desk.scratch.data.get());
   Call calls[kMostTogether];
   for (int64_t s = begin; s < end; s++)
-    calls[s - begin] = program.steps[s].call(desk.operands[s].data(), scratch);
+    calls[s - begin] = program.steps[s].call(at.operands[s].data(), scratch);
   if (end - begin > 1) return run_in_tiles(calls, int(end - begin), desk.threads);
   program.steps[begin].operation->run(calls[0], desk.threads);
 }

@@ -1,10 +1,10 @@
 // A program that is ready to run, by several callers at a time.
 #pragma once
-#include <atomic>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "desks.h"
 #include "program.h"
 
 namespace sparsetrain::engine {
@@ -12,8 +12,7 @@ namespace sparsetrain::engine {
 class Session {
  public:
   // What the constants point to must outlive the session.
-  Session(Program program, int threads);
-  ~Session();
+  Session(Program program, std::shared_ptr<Desks> desks);
 
   // Pointers to inputs and outputs, as many bytes of each as the program says. Raises Refused where
   // an input holds an index that is out of range. `seconds`, if not null, gets each step's time.
@@ -22,17 +21,25 @@ class Session {
   const Program program;
 
  private:
-  struct Desk;  // one call's arena, scratch, threads and operands
+  // The operands of each step, at one desk.
+  struct Placed {
+    const void* arena = nullptr;  // where it was when they were placed
+    std::vector<std::vector<Operand>> operands;
+  };
+  struct Outside {  // an operand that lies in an input or output
+    size_t step, operand;
+  };
 
-  Desk& take();
-  void run_unit(Desk& desk, int64_t begin, int64_t end) const;
-  void place(Desk& desk, const void* const* inputs, void* const* outputs) const;
+  Placed& placed(const Desk& desk);
+  void place_arena(Placed& at, const Desk& desk) const;
+  void place_outside(Placed& at, const void* const* inputs, void* const* outputs) const;
+  void run_unit(const Placed& at, Desk& desk, int64_t begin, int64_t end) const;
 
-  const int threads;
+  const std::shared_ptr<Desks> desks;
   std::vector<int64_t> units;  // where steps begin that run together, and the end
-  int64_t scratch = 0;         // numbers
-  std::mutex mutex;            // of the list of desks, not of a run
-  std::vector<std::unique_ptr<Desk>> desks;
+  std::vector<Outside> outside;
+  std::mutex mutex;                            // of the list, not of a run
+  std::vector<std::unique_ptr<Placed>> known;  // by the desk's number
 };
 
 }  // namespace sparsetrain::engine

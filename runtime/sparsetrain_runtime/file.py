@@ -1,7 +1,7 @@
 """Files of deployed networks: safetensors, whose header holds the program as JSON.
 
-Nothing in a file is code. Tensors are mapped into memory, not read; each number of the header is
-checked before it is used, and the tensors' checksums when the file is loaded.
+Nothing in a file is code. Large tensors are mapped into memory, not read; each number of the header
+is checked before it is used, and the tensors' checksums when the file is loaded.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 LARGEST_HEADER = 2**27  # bytes
+SMALL = 2**16  # bytes of a tensor that is copied: a map would bring as many for each of its pages
 NAMES = {"F32": "float32", "I64": "int64", "BOOL": "bool", "I32": "int32", "U16": "uint16"}
 FORMAT, VERSION = "sparsetrain.network", 1
 
@@ -34,7 +35,7 @@ class NetworkFile:
 
     Attributes:
         header: of the network: "program", "checksums" and what else `deploy` wrote.
-        tensors: by name, read-only and mapped.
+        tensors: by name, read-only; the large ones are mapped.
     """
 
     header: dict[str, Any]
@@ -89,7 +90,9 @@ def _read(path: Path, check: bool) -> NetworkFile:
     _check_layout(entries, len(body))
     if check:
         _check_sums(header, tensors)
-    return NetworkFile(header, tensors, memory)
+    found = NetworkFile(header, tensors, memory)
+    found.release()
+    return found
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -129,8 +132,10 @@ def _tensor(name: str, entry: Any, body: np.ndarray) -> np.ndarray:
         raise NetworkError(f"tensor {name!r:.60} does not lie in the file")
     if len(shape) > 8:
         raise NetworkError(f"tensor {name!r:.60} has {len(shape)} axes")
-    if (body.ctypes.data + begin) % dtype.itemsize:
-        return body[begin:end].copy().view(dtype).reshape(shape)
+    if end - begin < SMALL or (body.ctypes.data + begin) % dtype.itemsize:
+        data = body[begin:end].copy()
+        data.flags.writeable = False
+        return data.view(dtype).reshape(shape)
     return body[begin:end].view(dtype).reshape(shape)
 
 

@@ -31,10 +31,15 @@ def _library() -> ctypes.CDLL:
     library.sparsetrain_operations.restype = ctypes.c_int64
     library.sparsetrain_operation.restype = ctypes.c_char_p
     library.sparsetrain_operation.argtypes = [ctypes.c_int64]
-    for function in (library.sparsetrain_prepare, library.sparsetrain_run):
+    for function in (
+        library.sparsetrain_open,
+        library.sparsetrain_prepare,
+        library.sparsetrain_run,
+    ):
         function.restype = ctypes.c_int
-    library.sparsetrain_release.argtypes = [ctypes.c_void_p]
-    library.sparsetrain_release.restype = None
+    for function in (library.sparsetrain_close, library.sparsetrain_release):
+        function.argtypes = [ctypes.c_void_p]
+        function.restype = None
     return library
 
 
@@ -53,12 +58,29 @@ def instruction_set() -> str:
     return ISAS[_library().sparsetrain_isa()]
 
 
+class Desks:
+    """Memory and threads for the calls of one network, whatever the batch.
+
+    Raises:
+        EngineError: threads is no number of threads.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.handle = ctypes.c_void_p()
+        _call(_library().sparsetrain_open, ctypes.c_int(threads), ctypes.byref(self.handle))
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            _library().sparsetrain_close(self.handle)
+
+
 class Session:
     """A prepared program. Several threads may call it at a time.
 
     Args:
         words: `[n]` int64: csrc/engine/program.h.
         constants: contiguous arrays; they are kept, not copied.
+        desks: which it may share with other programs.
 
     Attributes:
         sizes: bytes of each input, and of each output.
@@ -67,7 +89,7 @@ class Session:
         EngineError: the program is not right.
     """
 
-    def __init__(self, words: np.ndarray, constants: Sequence[np.ndarray], threads: int) -> None:
+    def __init__(self, words: np.ndarray, constants: Sequence[np.ndarray], desks: Desks) -> None:
         self._constants = tuple(constants)
         self._handle = ctypes.c_void_p()
         words = np.ascontiguousarray(words, np.int64)
@@ -80,7 +102,7 @@ class Session:
             pointers,
             sizes,
             ctypes.c_int64(len(constants)),
-            ctypes.c_int(threads),
+            desks.handle,
             ctypes.byref(self._handle),
         )
         self.sizes = _bytes(words)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsetrain_runtime.library import EngineError, Session
+from sparsetrain_runtime.library import Desks, EngineError, Session
 from sparsetrain_runtime.planner import Planned, Planner
 from sparsetrain_runtime.program import Program, Size, at
 from sparsetrain_runtime.rules import RULES
@@ -75,6 +75,7 @@ class Network:
         ends = (*program.inputs.values(), *program.outputs.values())
         self._splits = all(_first(program.values[v].shape) for v in ends)
         self.tensors = dict(tensors)
+        self._desks = Desks(self.threads)
         self._ready: dict[int, _Ready] = {}
         self._lock = threading.Lock()
 
@@ -195,7 +196,7 @@ class Network:
         constants = [self.tensors[name] for name in planned.constants]
         try:
             words = encoded(planned.steps, planned.arena, len(constants), *sizes)
-            ready = _Ready(planned, Session(words, constants, self.threads))
+            ready = _Ready(planned, Session(words, constants, self._desks))
         except (EngineError, OverflowError, KeyError) as error:
             raise EngineError(f"{self.name}: {_place(planned, error)}") from error
         if self._release is not None:

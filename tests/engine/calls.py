@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sparsetrain_runtime.library import Session, operations
+from sparsetrain_runtime.library import Desks, Session, operations
 
 MAGIC, VERSION = 0x73706172736574, 1
 INPUT, OUTPUT = 2, 3
@@ -28,7 +28,7 @@ def call(
     for i, x in enumerate(inputs):
         words += _operand(x, OUTPUT if x is output else INPUT, 0 if x is output else i)
     words += _operand(output, OUTPUT, 0) + [_word(a) for a in attributes]
-    Session(np.array(words, np.int64), [], threads).run(memories, [memory])
+    Session(np.array(words, np.int64), [], Desks(threads)).run(memories, [memory])
     beside = torch.ones(memory.nbytes // output.element_size(), dtype=torch.bool)
     beside.as_strided(output.shape, output.stride(), output.storage_offset()).fill_(False)
     wide = beside.repeat_interleave(output.element_size()).numpy()

@@ -8,7 +8,7 @@ import torch
 
 from sparsetrain_runtime import EngineError
 from sparsetrain_runtime.forms import packed
-from sparsetrain_runtime.library import Session
+from sparsetrain_runtime.library import Desks, Session
 from sparsetrain_runtime.views import Buffer, View, dense
 from sparsetrain_runtime.words import Step, encoded
 
@@ -29,7 +29,7 @@ def run(step, constants, x, y_shape, threads=2):
     inputs, outputs = [x.nbytes], [4 * math.prod(y_shape)]
     words = encoded([step], 0, len(constants), inputs, outputs)
     y = np.empty(math.prod(y_shape), np.float32)
-    Session(words, constants, threads).run([x], [y])
+    Session(words, constants, Desks(threads)).run([x], [y])
     return y.reshape(y_shape)
 
 
