@@ -6,6 +6,10 @@
 #include <exception>
 #include <new>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "../simd.h"
 #include "operations.h"
 #include "session.h"
@@ -65,6 +69,9 @@ SPARSETRAIN_API int sparsetrain_prepare(const int64_t* words, int64_t count,
     for (int64_t i = 0; i < constant_count; i++) given.push_back({constants[i], bytes[i]});
     const auto& shared = *static_cast<const std::shared_ptr<Desks>*>(desks);
     *session = new Session(read_program(words, count, given), shared);
+#if defined(__GLIBC__)
+    malloc_trim(0);  // what was needed to prepare it alone
+#endif
   });
 }
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 LARGEST_HEADER = 2**27  # bytes
-SMALL = 2**16  # bytes of a tensor that is copied: a map would bring as many for each of its pages
+SMALL = 2**14  # bytes of a tensor that is copied: a map brings four times as many for any page
 NAMES = {"F32": "float32", "I64": "int64", "BOOL": "bool", "I32": "int32", "U16": "uint16"}
 FORMAT, VERSION = "sparsetrain.network", 1
 

@@ -35,10 +35,6 @@ class Form:
     column: np.ndarray
     value: np.ndarray
 
-    @property
-    def bytes(self) -> int:
-        return self.start.nbytes + self.column.nbytes + self.value.nbytes
-
 
 def packed(weight: np.ndarray, v: int) -> Form:
     """Columns of a group of v outputs in which any of them is not zero."""
@@ -46,9 +42,8 @@ def packed(weight: np.ndarray, v: int) -> Form:
     live = (blocks != 0).any(1)
     group, column = live.nonzero()
     start = np.concatenate([[0], live.sum(1).cumsum()]).astype(np.int32)
-    kind = np.uint16 if blocks.shape[2] <= 2**16 else np.int32
     value = np.ascontiguousarray(blocks[group, :, column], np.float32)
-    return Form(weight.shape, v, start, column.astype(kind), value)
+    return Form(weight.shape, v, start, column.astype(_column(blocks.shape[2])), value)
 
 
 def dense(form: Form) -> np.ndarray:
@@ -61,24 +56,36 @@ def dense(form: Form) -> np.ndarray:
 
 def widths(weight: np.ndarray, groups: int) -> list[int]:
     """Forms that may pay for a weight, of `groups` of a convolution: DENSE among them."""
-    live = np.count_nonzero(weight)
-    if live == weight.size:
-        return [DENSE]
-    found = []
-    for v in WIDTHS:
-        each = len(weight) // groups
-        fits = v == 1 or (v <= each and (groups == 1 or each % v == 0))
-        if fits and v * np.count_nonzero((_blocks(weight, v) != 0).any(1)) <= WASTE * live:
-            found.append(v)
-    return [DENSE, *found]
+    return [DENSE, *_entries(weight, groups)]
 
 
 def smallest(weight: np.ndarray, groups: int) -> int:
     """The form with the fewest bytes."""
-    sizes = {
-        v: weight.nbytes if v == DENSE else packed(weight, v).bytes for v in widths(weight, groups)
-    }
+    columns = weight.size // max(1, len(weight))
+    sizes = {DENSE: weight.nbytes}
+    for v, entries in _entries(weight, groups).items():
+        starts = -(-len(weight) // v) + 1
+        sizes[v] = 4 * starts + entries * (_column(columns).itemsize + 4 * v)
     return min(sizes, key=lambda v: sizes[v])
+
+
+def _entries(weight: np.ndarray, groups: int) -> dict[int, int]:
+    """Width of a form that may pay -> its entries."""
+    live = np.count_nonzero(weight)
+    if live == weight.size:
+        return {}
+    found = {}
+    for v in WIDTHS:
+        each = len(weight) // groups
+        if v == 1 or (v <= each and (groups == 1 or each % v == 0)):
+            entries = np.count_nonzero((_blocks(weight, v) != 0).any(1))
+            if v * entries <= WASTE * live:
+                found[v] = entries
+    return found
+
+
+def _column(columns: int) -> np.dtype:
+    return np.dtype(np.uint16 if columns <= 2**16 else np.int32)
 
 
 def weight_of(op: Op, tensors: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,9 +59,13 @@ def _times(
 
 
 def key(checksums: Mapping[str, int], here: Mapping[str, str | int]) -> str:
-    """Of a network on a machine: where its choices are kept."""
-    text = json.dumps([sorted(checksums.items()), sorted(here.items())])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    """Of a network on a machine: where its choices are kept.
+
+    Checksums do: two networks of one key would at worst run in forms that are not the fastest, and
+    hashlib brings megabytes of OpenSSL.
+    """
+    text = json.dumps([sorted(checksums.items()), sorted(here.items())]).encode()
+    return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"
 
 
 def cached(key: str) -> dict[int, int] | None:
