@@ -35,7 +35,7 @@ RIVALS = {"torch": "torch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO
 TOLERANCE = 1e-3  # of the greatest output: fp32 rounding, through all layers
 OURS = "sparsetrain"
 FRESH = """
-import json, resource, sys, time
+import json, sys, time
 start = time.perf_counter()
 import numpy, sparsetrain_runtime
 imported = time.perf_counter()
@@ -43,11 +43,13 @@ net = sparsetrain_runtime.load(sys.argv[1], int(sys.argv[2]))
 loaded = time.perf_counter()
 shapes = {n: [1 if d is None else d for d in s.shape] for n, s in net.inputs.items()}
 net({n: numpy.zeros(shape, net.inputs[n].dtype) for n, shape in shapes.items()})
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "import_s": imported - start,
     "load_s": loaded - imported,
     "first_call_s": time.perf_counter() - loaded,
-    "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "resident_mb": int(status["VmRSS"].split()[0]) / 1024,
+    "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
 }))
 """
 
@@ -206,7 +208,8 @@ def _print(
     console.print(table)
     console.print(
         f"a fresh process: import {fresh['import_s']:.2f} s, load {fresh['load_s']:.2f} s, first"
-        f" call {fresh['first_call_s']:.2f} s, {fresh['resident_mb']:.0f} MB resident",
+        f" call {fresh['first_call_s']:.2f} s, {fresh['resident_mb']:.0f} MB resident"
+        f" ({fresh['peak_mb']:.0f} MB at most)",
         highlight=False,
         soft_wrap=True,
     )
