@@ -38,7 +38,8 @@ from sparsetrain_runtime.rules import RULES
 from sparsetrain_runtime.words import encoded
 
 MOST = 2**20  # bytes of memory, and sizes, for which a changed program is still run
-BATCHES = (2, 5)  # few items lie in another order than more
+ARENA = 2**24  # bytes of memory between the steps, likewise
+BATCHES = (2, 4)  # few items lie in another order than more
 ODD = (0, 1, -1, 2, 3, 7, 8, 16, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, -(2**63))
 JUNK = (None, True, "", "x", [], {}, 1.5, float("nan"), float("inf"), [1, 0], [2**40, 2**40])
 NAMES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "int32": "I32", "uint16": "U16"}
@@ -124,7 +125,7 @@ def _small(words: np.ndarray, right: np.ndarray) -> bool:
 
 
 def _run_words(words: np.ndarray, constants: list[np.ndarray], runs: bool = True) -> str:
-    if len(words) > 6 and not 0 <= words[2] <= 2**24:
+    if len(words) > 6 and not 0 <= words[2] <= ARENA:
         return "too large to prepare"
     try:
         session = library.Session(words, constants, library.Desks(1))
@@ -164,6 +165,9 @@ def _load(path: Path, batch: int) -> str:
         return "loaded"
     network.tensors = {name: t.copy() for name, t in network.tensors.items()}  # ends that are seen
     try:
+        ready = network._prepared(0 if network.program.batch is None else batch)
+        if ready.planned.arena > ARENA:
+            return "prepared"
         network(_inputs(network, batch))
     except (EngineError, MemoryError) as error:
         return _refused(error)
@@ -309,7 +313,7 @@ def _by_coverage(given: list[Base], args: argparse.Namespace, tally: Tally) -> N
     for function in _functions("sparsetrain_runtime"):
         atheris.instrument_func(function)
     _see_engine()
-    options = [f"-runs={args.calls}", f"-seed={args.seed + 1}", "-max_len=256", "-timeout=60"]
+    options = [f"-runs={args.calls}", f"-seed={args.seed + 1}", "-max_len=256", "-timeout=600"]
     where = [str(args.corpus)] if args.corpus else []
     atheris.Setup([sys.argv[0], *options, *where], one)
     atheris.Fuzz()

@@ -170,7 +170,7 @@ def _phases(
     if above or beside or w % t or first + -(-w // t) < first + reach:
         planner.emit("fill", (), (made,), (0.0,))
     inner = made.slice(3, above, above + h)
-    for phase in range(phases):
+    for phase in range(min(phases, w)):
         source = x.slice(3, phase, w, t)
         target = inner.permute((0, 1, 3, 4, 2)).slice(3, first, first + source.shape[3])
         piece = target.slice(4, phase, phase + 1).reshape(source.shape)

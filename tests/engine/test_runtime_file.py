@@ -9,7 +9,9 @@ from safetensors.numpy import save_file
 from sparsetrain_runtime import EngineError, Network, NetworkError, load
 from sparsetrain_runtime.check import from_json, to_json
 from sparsetrain_runtime.file import FORMAT, checksum, read
+from sparsetrain_runtime.planner import Planner
 from sparsetrain_runtime.program import Op, Program, Value
+from sparsetrain_runtime.rules import RULES
 
 
 def small():
@@ -147,6 +149,15 @@ def test_a_size_that_a_batch_makes_negative_is_one_line():
     program.values[1] = Value(((1, -5), 3))
     with pytest.raises(EngineError, match=r"network: of a batch of 2 output would be \[-3, 3\]"):
         Network(program, tensors, 1)(np.ones((2, 4), np.float32))
+
+
+def test_a_stride_far_beyond_the_image_is_planned_at_once():
+    attrs = {"stride": [1, 2**33], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+    op = Op("convolution", [0], 1, {**attrs, "activation": None}, {"weight": "w"}, "conv")
+    values = [Value(((1, 0), 1, 3, 3)), Value(((1, 0), 1, 2, 1))]
+    program = Program(values, {"x": 0}, {"y": 1}, [op], batch=2)
+    planned = Planner(program, 2, {"w": ("float32", (1, 1, 2, 2))}).plan(RULES)
+    assert len(planned.steps) < 9
 
 
 def test_a_batch_that_is_not_first_is_computed_whole():
