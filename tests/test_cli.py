@@ -10,6 +10,7 @@ import pytest
 from sparsetrain import cli
 from sparsetrain.training import runs
 from sparsetrain.training.interrupt import Stopped
+from sparsetrain_runtime import load
 
 QUICK = ["--model=alexnet", "--width=0.05", "--epochs=1"]
 
@@ -234,13 +235,17 @@ def test_demo_measures_and_reports(call, tmp_path):
         tmp_path,
     )
     assert code == 0
-    for words in ("test accuracy", "training step, 128", "inference, 1", "peak memory", "a remark"):
+    for words in ("test accuracy", "training step, 128", "one image, engine", "deployed", "remark"):
         assert words in text
     found = json.loads((tmp_path / "results.json").read_text())
     dense, structured, masked = (found["results"][n] for n in ("dense", "3SP", "DRIVE"))
     assert structured["flops"] <= 0.6 * dense["flops"]
     assert masked["parameters"] < 0.2 * dense["parameters"]  # what is not zero
     assert masked["disk_bytes"] < 0.5 * dense["disk_bytes"]
+    assert masked["deployed_bytes"] < 0.3 * dense["deployed_bytes"]
+    assert set(masked["inference_ms"]["128"]) == {"torch", "engine"}
+    assert "ONNX Runtime" in dense["inference_ms"]["1"]
+    assert load(tmp_path / "drive" / "net.st", 1, self_test=True).info["classes"][3] == "3"
     assert all(r["train_ms"] > 0 < r["peak_bytes"] for r in found["results"].values())
     assert (tmp_path / "report.html").read_text().count("<svg") == 3
 
@@ -267,6 +272,26 @@ def test_demo_of_a_users_model(call, tmp_path):
     )
     assert (code, errors) == (0, "")
     assert "peak memory" in text
+
+
+def test_demo_of_a_network_that_the_engine_has_not(call, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        return torch.special.i0(super().forward(x))\n"
+        "def make():\n"
+        "    return Net(nn.Conv2d(3, 64, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 10))\n"
+    )
+    model = f"--model={tmp_path}/own.py:make"
+    code, text, errors = call(
+        *("demo", model, "--epochs=1", "--repeats=1", "--dense-epochs=0.2", "--prune-epochs=0.2"),
+        *("--rounds=2", "--lr=0.01", "--out", tmp_path / "out"),
+    )
+    assert (code, errors) == (0, "")
+    assert "128 images, torch" in text
+    assert "engine" not in text.partition("Inference was measured in torch alone")[0]
 
 
 def test_demo_checks_all_runs_before_the_first(call, tmp_path):

@@ -22,7 +22,9 @@ from sparsetrain.training.progress import Progress
 
 
 @app.command()
-@with_config("method", width=0.5, epochs=8, batch_size=64)
+@with_config(
+    "method", width=0.5, epochs=8, batch_size=64, sparsity=0.95, pattern="vector:4", flops=0.25
+)
 def demo(
     config: Config,
     out: Annotated[Path, typer.Option(help="folder for runs and report.html")] = Path("runs/demo"),

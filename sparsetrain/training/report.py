@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import nn
 
@@ -38,7 +40,8 @@ class Facts:
 
     def for_terminal(self, title: str, whole: bool = False) -> Table:
         """With `whole`, a narrow terminal breaks the rows' names, not the values."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        narrow: Any = {"box": SIMPLE, "padding": (0, 1, 0, 0)} if whole else {}
+        table = Table(title=title, title_justify="left", title_style="bold", **narrow)
         table.add_column("", overflow="fold" if whole else "ellipsis")
         for column in self.columns:
             table.add_column(column, justify="right", no_wrap=whole)

@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsetrain import checkpoint
 from sparsetrain.checkpoint import CheckpointError
-from sparsetrain.data import load
+from sparsetrain.data import Images, load
 from sparsetrain.selection.masks import Masks
 from sparsetrain.shrink.changes import removal_of
 from sparsetrain.support import sample as samples
@@ -71,12 +71,13 @@ def of_run(folder: str | Path, model: str = "", data_dir: str | None = None) -> 
     with reading(source, "checkpoint", CheckpointError):
         check_method(state["method"], net)
     images, _ = data.train.sample(IMAGES, seed=config.seed)
-    info = {
-        "classes": list(data.classes),
-        "mean": data.mean.tolist(),
-        "std": data.std.tolist(),
-    }
-    return Trained(net, state["method"].get("masks", {}), images, info)
+    return Trained(net, state["method"].get("masks", {}), images, info_of(data))
+
+
+def info_of(data: Images) -> dict[str, Any]:
+    """What a deployed classifier's file says of the images that it takes."""
+    mean, std = data.mean.tolist(), data.std.tolist()
+    return {"classes": list(data.classes), "mean": mean, "std": std}
 
 
 def of_model(spec: str, weights: str | Path | None = None, shape: str = "") -> Trained:
