@@ -32,7 +32,7 @@ void copy_square(const T* x, T* y, const Square& s, int64_t m, int64_t n) {
 template <typename T>
 void copy_run(const T* x, int64_t x_step, T* y, int64_t y_step, int64_t n) {
   if (x_step == 1 && y_step == 1) {
-    std::memcpy(y, x, n * sizeof(T));
+    std::memmove(y, x, n * sizeof(T));  // a program may have them overlap
   } else if (y_step == 1 && x_step == 0) {
     std::fill_n(y, n, *x);
   } else {

@@ -266,6 +266,20 @@ void run_case(const Operation& operation, const Case& given, Threads& threads) {
   operation.run(call, threads);
 }
 
+// A program may say that what is read and what is written are partly the same numbers.
+void copy_over_itself(Threads& threads) {
+  constexpr int64_t kNumbers = 100;
+  const Exact<float> memory(kNumbers + 1);
+  for (int64_t i = 0; i <= kNumbers; i++) memory.data[i] = float(i);
+  Operand in;
+  in.dtype = DType::kFloat, in.rank = 1, in.shape[0] = kNumbers, in.stride[0] = 1;
+  Operand out = in;
+  in.data = memory.data, out.data = memory.data + 1;
+  const Call call{&in, 1, &out, 1, {nullptr, 0}};
+  kCopy.check(call);
+  kCopy.run(call, threads);
+}
+
 struct Test {
   const Operation& operation;
   Case (*random)();
@@ -286,6 +300,7 @@ const Test kTests[] = {{kCopy, moved},           {kFill, filled},       {kMap, m
 int main() {
   using namespace sparsetrain::engine;
   Threads threads(2);
+  copy_over_itself(threads);
   for (const Test& test : kTests)
     for (int i = 0; i < 300; i++) {
       try {
