@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../spmm.h"
+#include "dense.h"
 #include "program.h"
 
 namespace sparsetrain::engine {
@@ -44,7 +45,7 @@ struct Geometry {
 
 int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
-// The matrix of the weight, group by group of v rows.
+// The matrix of the weight: dense, or group by group of v rows.
 struct Matrix {
   int64_t outputs, columns, v, groups;
   const float* dense = nullptr;  // [outputs, columns]
@@ -53,14 +54,7 @@ struct Matrix {
   const int32_t* wide = nullptr;
   const float* value = nullptr;
 
-  int64_t begin(int64_t group) const { return dense ? 0 : start[group]; }
-  int64_t end(int64_t group) const { return dense ? columns : start[group + 1]; }
-  int64_t column(int64_t e) const { return dense ? e : narrow ? narrow[e] : wide[e]; }
-  float at(int64_t group, int64_t e, int64_t j) const {
-    if (!dense) return value[e * v + j];
-    const int64_t row = group * v + j;
-    return row < outputs ? dense[row * columns + e] : 0;
-  }
+  int64_t column(int64_t e) const { return narrow ? narrow[e] : wide[e]; }
 };
 
 struct Product {
@@ -75,9 +69,11 @@ struct Product {
   std::vector<float> value;
   int64_t least = 0, most = 0;  // numbers of x that are read: from least on, before most
 
+  // From the inputs of one group to those of the next.
+  int64_t group_of_x() const { return x.shape[1] / geometry.groups * x.stride[1]; }
   const Operand& bias(const Call& call) const { return call.in[1 + weights]; }
   const Operand& residual(const Call& call) const { return call.in[1 + weights + geometry.biased]; }
-  void sort();
+  void pack();
 
  private:
   void check_operands(const Call& call) const;
@@ -85,7 +81,8 @@ struct Product {
   void check_sparse(const Call& call) const;
   void set_shape();
   int64_t segments() const;
-  int64_t offset_of(int64_t group, int64_t column) const;
+  void sort();
+  int64_t offset_of(int64_t channel, int64_t column) const;
   int64_t channel_of(int64_t group, int64_t column) const;
   void check_reach();
 };
@@ -145,11 +142,10 @@ void Product::read_matrix(const Call& call) {
   const Geometry& g = geometry;
   const int64_t outputs = y.shape[1], columns = x.shape[1] / g.groups * g.rows * g.columns;
   matrix = {outputs, columns, g.v, (outputs + g.v - 1) / g.v};
-  require(g.groups == 1 || outputs / g.groups % g.v == 0,
-          "product: v must divide the outputs of a group");
   for (int i = 1; i <= weights; i++)
     require(contiguous(call.in[i]), "product: a weight must be a contiguous constant");
   if (!g.dense) return check_sparse(call);
+  require(g.v == 1, "product: v of a dense weight must be 1");
   require(call.in[1].dtype == DType::kFloat && call.in[1].count() == outputs * columns,
           "product: the weight must be fp32 [O, C / groups, rows, columns]");
   matrix.dense = call.in[1].floats();
@@ -157,6 +153,8 @@ void Product::read_matrix(const Call& call) {
 
 void Product::check_sparse(const Call& call) const {
   auto& m = const_cast<Matrix&>(matrix);
+  require(geometry.groups == 1 || m.outputs / geometry.groups % m.v == 0,
+          "product: v must divide the outputs of a group");
   const Operand &start = call.in[1], &column = call.in[2], &value = call.in[3];
   require(start.dtype == DType::kInt32 && start.count() == m.groups + 1,
           "product: start must be int32 [groups + 1]");
@@ -186,7 +184,7 @@ void Product::set_shape() {
   const bool flat = g.stride == 1 && x.stride[3] == shape.run && y.stride[2] == shape.run;
   if (shape.lines > 1 && flat && g.rows == 1 && g.columns == 1)
     shape.run *= shape.lines, shape.lines = 1;
-  shape.segments = segments();
+  if (!g.dense) shape.segments = segments();
 }
 
 // Parts of x's channels that are visited one after the other, so that what a tile reads of them
@@ -195,7 +193,7 @@ int64_t Product::segments() const {
   const Geometry& g = geometry;
   const int64_t channels = x.shape[1], lanes = x.shape[0];
   int64_t entries = 0;
-  for (int64_t i = 0; i < matrix.groups; i++) entries += matrix.end(i) - matrix.begin(i);
+  for (int64_t i = 0; i < matrix.groups; i++) entries += matrix.start[i + 1] - matrix.start[i];
   const int64_t tile = g.v == 1 ? 256 : 96, fewest = g.v == 1 ? 10 : 24;
   const int64_t rows = std::min(g.rows, g.row_step * (g.rows - 1) / g.stride + 1);
   const int64_t columns = g.column_step * (g.columns - 1) / x.shape[2];
@@ -211,13 +209,28 @@ int64_t Product::channel_of(int64_t group, int64_t column) const {
   return first + column / (geometry.rows * geometry.columns);
 }
 
-int64_t Product::offset_of(int64_t group, int64_t column) const {
+int64_t Product::offset_of(int64_t channel, int64_t column) const {
   const Geometry& g = geometry;
   const int64_t row = column / g.columns % g.rows * g.row_step - g.above;
   const int64_t at = column % g.columns * g.column_step - g.beside;
   const int64_t step = floor_divide(at, x.shape[2]), phase = at - step * x.shape[2];
-  return channel_of(group, column) * x.stride[1] + phase * x.stride[2] + row * x.stride[3] +
-         step * x.shape[0];
+  return channel * x.stride[1] + phase * x.stride[2] + row * x.stride[3] + step * x.shape[0];
+}
+
+int32_t narrowed(int64_t offset) {
+  require(offset == int32_t(offset), "product: x is too large");
+  return int32_t(offset);
+}
+
+// Puts the weight into the order in which it is read.
+void Product::pack() {
+  if (!geometry.dense) return sort();
+  const int64_t outputs = matrix.outputs / geometry.groups;
+  value.resize(dense_packed_size(geometry.groups, outputs, matrix.columns));
+  dense_pack(matrix.dense, geometry.groups, outputs, matrix.columns, value.data());
+  for (int64_t column = 0; column < matrix.columns; column++)
+    offset.push_back(narrowed(offset_of(channel_of(0, column), column)));
+  check_reach();
 }
 
 void Product::sort() {
@@ -225,7 +238,7 @@ void Product::sort() {
   std::vector<int64_t> next(shape.segments * groups + 1);
   const auto each = [&](const auto& visit) {
     for (int64_t g = 0; g < groups; g++)
-      for (int64_t e = matrix.begin(g); e < matrix.end(g); e++) {
+      for (int64_t e = matrix.start[g]; e < matrix.start[g + 1]; e++) {
         const int64_t column = matrix.column(e);
         visit(g, e, column, channel_of(g, column) / width * groups + g);
       }
@@ -236,10 +249,9 @@ void Product::sort() {
   start.assign(next.begin(), next.end());
   offset.resize(next.back()), value.resize(next.back() * matrix.v);
   each([&](int64_t g, int64_t e, int64_t column, int64_t key) {
-    const int64_t to = next[key]++, from = offset_of(g, column);
-    require(from == int32_t(from), "product: x is too large");
-    offset[to] = int32_t(from);
-    for (int64_t j = 0; j < matrix.v; j++) value[to * matrix.v + j] = matrix.at(g, e, j);
+    const int64_t to = next[key]++;
+    offset[to] = narrowed(offset_of(channel_of(g, column), column));
+    std::copy_n(matrix.value + e * matrix.v, matrix.v, value.begin() + to * matrix.v);
   });
   check_reach();
 }
@@ -248,7 +260,8 @@ void Product::sort() {
 void Product::check_reach() {
   if (offset.empty()) return;
   const auto [first, last] = std::minmax_element(offset.begin(), offset.end());
-  least = *first, most = *last + (shape.lines - 1) * shape.x_line + shape.run;
+  const int64_t others = geometry.dense ? (geometry.groups - 1) * group_of_x() : 0;
+  least = *first, most = *last + others + (shape.lines - 1) * shape.x_line + shape.run;
   require(x.before >= -least && most <= x.behind,
           "product: the kernel reaches outside the memory of x");
 }
@@ -257,7 +270,7 @@ void check(const Call& call) { Product product(call); }
 
 std::shared_ptr<const void> prepare(const Call& call) {
   auto product = std::make_shared<Product>(call);
-  product->sort();
+  product->pack();
   return product;
 }
 
@@ -273,8 +286,32 @@ SpmmJob<float> job_of(const Call& call) {
           call.in[0].floats()};
 }
 
+DenseJob dense_of(const Product& p, const SpmmJob<float>& job) {
+  const SpmmShape& s = job.shape;
+  const int64_t groups = p.geometry.groups;
+  return {groups,
+          p.matrix.outputs / groups,
+          p.matrix.columns,
+          s.lines,
+          s.run,
+          p.group_of_x(),
+          s.x_line,
+          s.y_channel,
+          s.y_line,
+          p.offset.data(),
+          p.value.data(),
+          job.x,
+          job.output.y,
+          job.output.bias,
+          job.output.residual,
+          job.output.relu,
+          job.output.most};
+}
+
 void run(const Call& call, Threads& threads) {
-  spmm(job_of(call), int(product_of(call).geometry.v), threads.count(),
+  const Product& p = product_of(call);
+  if (p.geometry.dense) return dense(dense_of(p, job_of(call)), &threads);
+  spmm(job_of(call), int(p.geometry.v), threads.count(),
        [&](int64_t n, const auto& work) { threads.parallel(n, work); });
 }
 
@@ -291,6 +328,7 @@ void run_rows(const Call& call, int64_t begin, int64_t end) {
   }
   job.output.y += begin * p.y.stride[2];
   if (job.output.residual) job.output.residual += begin * p.y.stride[2];
+  if (p.geometry.dense) return dense(dense_of(p, job), nullptr);
   spmm(job, int(p.geometry.v), 1, [](int64_t n, const auto& work) { work(0, n); });
 }
 
@@ -328,8 +366,9 @@ bool follows_in_tiles(const Step& step, const Step& next) {
   const bool alike = b.x.stride[1] == a.y.stride[1] && b.x.stride[3] == a.y.stride[2] &&
                      b.x.shape[4] == a.y.shape[3] && b.x.shape[1] == a.y.shape[1];
   const bool large = bytes_of_row(a) * a.y.shape[2] >= kLarge;
+  const bool sparse = !a.geometry.dense && !g.dense;  // dense weights would be read for each tile
   const bool light = bytes_of_weight(a) + bytes_of_weight(b) <= kTile;
-  return same && pixels && alike && large && light;
+  return same && sparse && pixels && alike && large && light;
 }
 
 void run_in_tiles(const Call* calls, int count, Threads& threads) {

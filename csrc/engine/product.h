@@ -12,8 +12,8 @@
 //   out  y [N, O, H', W']
 //   attributes, see Product::kAttributes
 //
-// Along N and W numbers must be contiguous. Entries are sorted for the caches once, when prepared:
-// see spmm.h, which does the work.
+// Along N and W numbers must be contiguous. Weights are put into the order in which they are read
+// once, when prepared: dense ones as dense.h reads them, entries as spmm.h does.
 #pragma once
 #include "operation.h"
 

@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -22,7 +23,9 @@ void relax() {
 #endif
 }
 
-int64_t share(int64_t n, int part, int parts) { return n * part / parts; }
+constexpr int64_t kParts = 4;  // of a loop, for each thread
+
+int64_t share(int64_t n, int64_t part, int64_t parts) { return n * part / parts; }
 
 }  // namespace
 
@@ -34,7 +37,8 @@ struct Threads::Shared {
   std::atomic<bool> stop{false};
   Part part = nullptr;
   const void* f = nullptr;
-  int64_t n = 0;
+  int64_t n = 0, parts = 0;
+  std::atomic<int64_t> taken{0};  // parts
   std::mutex mutex;
   std::condition_variable wake;
 
@@ -49,6 +53,12 @@ struct Threads::Shared {
     asleep--;
   }
 
+  // Parts of the loop until none is left: a thread that the system holds up takes fewer.
+  void take() {
+    for (int64_t i; (i = taken.fetch_add(1)) < parts;)
+      part(f, share(n, i, parts), share(n, i + 1, parts));
+  }
+
   void next() {
     turn.fetch_add(1);
     if (asleep.load() == 0) return;
@@ -58,7 +68,7 @@ struct Threads::Shared {
 };
 
 Threads::Threads(int count) : shared(std::make_unique<Shared>()) {
-  for (int i = 1; i < count; i++) workers.emplace_back([this, i, count] { work(i, count); });
+  for (int i = 1; i < count; i++) workers.emplace_back([this] { work(); });
 }
 
 Threads::~Threads() {
@@ -67,11 +77,11 @@ Threads::~Threads() {
   for (std::thread& worker : workers) worker.join();
 }
 
-void Threads::work(int mine, int count) {
+void Threads::work() {
   for (uint64_t seen = 0;; seen++) {
     shared->wait(seen);
     if (shared->stop) return;
-    shared->part(shared->f, share(shared->n, mine, count), share(shared->n, mine + 1, count));
+    shared->take();
     shared->busy.fetch_sub(1, std::memory_order_release);
   }
 }
@@ -79,9 +89,10 @@ void Threads::work(int mine, int count) {
 void Threads::run(Part part, const void* f, int64_t n) {
   const int count = this->count();
   shared->part = part, shared->f = f, shared->n = n;
+  shared->parts = std::min(n, kParts * count), shared->taken = 0;
   shared->busy.store(count - 1);
   shared->next();
-  part(f, 0, share(n, 1, count));
+  shared->take();
   for (int i = 0; shared->busy.load(std::memory_order_acquire) != 0; i++) {
     relax();
     if (i % kSpins == kSpins - 1) std::this_thread::yield();

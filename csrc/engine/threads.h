@@ -17,8 +17,8 @@ class Threads {
 
   int count() const { return int(workers.size()) + 1; }
 
-  // f(begin, end) over [0, n), a contiguous share for each thread, the caller's among them. Returns
-  // when all are done. f must not throw, and must not call parallel.
+  // f(begin, end) over [0, n), in contiguous parts that the threads, the caller among them, take
+  // one after the other. Returns when all are done. f must not throw, and must not call parallel.
   template <typename F>
   void parallel(int64_t n, const F& f) {
     if (n <= 0) return;
@@ -30,7 +30,7 @@ class Threads {
  private:
   using Part = void (*)(const void* f, int64_t begin, int64_t end);
   void run(Part part, const void* f, int64_t n);
-  void work(int mine, int count);
+  void work();
 
   struct Shared;
   std::unique_ptr<Shared> shared;

@@ -16,6 +16,7 @@ from sparsetrain_runtime.program import Op, Program
 WIDTHS = (16, 8, 4, 1)
 WASTE = 1.25  # a wider form may hold as many more values, zeros among them, as it saves loads
 DENSE = 0  # as a choice: v of none
+FULL = 0.7  # share of live weights from which no other form is faster
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def smallest(weight: np.ndarray, groups: int) -> int:
 def _entries(weight: np.ndarray, groups: int) -> dict[int, int]:
     """Width of a form that may pay -> its entries."""
     live = np.count_nonzero(weight)
-    if live == weight.size:
+    if live >= FULL * weight.size:
         return {}
     found = {}
     for v in WIDTHS:

@@ -10,8 +10,6 @@ from sparsetrain_runtime.pointwise import apply
 from sparsetrain_runtime.program import Op
 from sparsetrain_runtime.views import View, is_dense, ordered
 
-DENSE_V = 8  # outputs that share a load of x in a dense product
-
 
 def convolution(planner: Planner, op: Op) -> None:
     x = planner.views[op.inputs[0]]
@@ -77,7 +75,7 @@ def _product(
     if added is not None and fused:
         inputs.append(_line(added) if op.kind == "linear" else added)
     relu, most, rest = _ends(op.attrs["activation"], added is None or fused)
-    v = form["v"] if form else _dense_v(op, y.shape[1])
+    v = form["v"] if form else 1
     flags = (int(not form), int("bias" in op.tensors), int(fused), int(relu))
     groups = op.attrs.get("groups", 1)
     numbers = (v, *kernel, stride, above, beside, row_step, column_step, groups, most)
@@ -87,14 +85,6 @@ def _product(
         planner.emit("binary", (whole, added), (whole,), (0,))
     if rest is not None:
         apply(planner, rest, whole, whole)
-
-
-def _dense_v(op: Op, outputs: int) -> int:
-    """Outputs in a tile: as many as divide those of a group."""
-    each = outputs // op.attrs.get("groups", 1)
-    if op.attrs.get("groups", 1) == 1:
-        return DENSE_V if outputs >= DENSE_V else 4 if outputs > 1 else 1
-    return next(v for v in (8, 4, 1) if each % v == 0)
 
 
 def _ends(activation: dict | None, inside: bool) -> tuple[bool, float, dict | None]:
