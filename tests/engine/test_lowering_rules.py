@@ -76,6 +76,7 @@ def test_functions(name, x):
 LAYERS = {
     "convolution": (nn.Conv2d(4, 6, 3, 2, 1, bias=False), IMAGE),
     "dilated groups": (nn.Conv2d(4, 8, 3, 1, 2, 2, groups=4), IMAGE),
+    "valid": (nn.Conv2d(4, 6, 3, 2, padding="valid"), IMAGE),
     "same": (nn.Conv2d(4, 6, (1, 3), padding="same"), IMAGE),
     "reflected": (nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), IMAGE),
     "circular": (nn.Conv2d(4, 6, 3, padding=2, padding_mode="circular"), IMAGE),

@@ -31,6 +31,8 @@ def convolution(
         return _of_patches(w, x, kernel, bias)
     if kernel.dim() not in (3, 4):
         raise Refused(f"has {kernel.dim() - 2} axes of positions, not 1 or 2")
+    if len(padding) == 1:  # "valid": one number for all axes
+        padding = list(padding) * (kernel.dim() - 2)
     if kernel.dim() == 3:
         kernel = kernel.unsqueeze(2)
         stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
