@@ -12,7 +12,6 @@ SPARSETRAIN_SANITIZE=coverage lets --atheris see what the engine's C++ does.
 """
 
 import argparse
-import atexit
 import copy
 import ctypes
 import json
@@ -35,6 +34,7 @@ from sparsetrain_runtime.check import from_json
 from sparsetrain_runtime.file import FORMAT, read
 from sparsetrain_runtime.planner import Planner
 from sparsetrain_runtime.rules import RULES
+from sparsetrain_runtime.tune import machine
 from sparsetrain_runtime.words import encoded
 
 MOST = 2**20  # bytes of memory, and sizes, for which a changed program is still run
@@ -261,27 +261,45 @@ def call(given: list[Base], draw: Draw) -> tuple[str, str]:
 
 
 class Tally:
-    """Counts, which are printed and written now and then, and whatever ends the run."""
+    """Counts, which are printed and written now and then, and at the end."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.start = args, time.monotonic()
         self.counts: Counter[tuple[str, str]] = Counter()
+        there = args.json and args.json.exists()
+        self.before = json.loads(args.json.read_text())["runs"] if there else []
 
     def add(self, found: tuple[str, str]) -> None:
         self.counts[found] += 1
-        if self.counts.total() % 2**16 == 0:
+        if self.counts.total() % 2**16 == 0 or self.counts.total() == self.args.calls:
             self.show()
 
     def show(self) -> None:
         found: dict[str, dict[str, int]] = {}
         for (kind, what), count in sorted(self.counts.items()):
             found.setdefault(kind, {})[what] = count
-        calls, seconds = self.counts.total(), round(time.monotonic() - self.start)
-        print(calls, "calls,", seconds, "s", found, flush=True)
+        run = {
+            "calls": self.counts.total(),
+            "chosen": "by atheris" if self.args.atheris else "at random",
+            "engine": self.args.engine,
+            "seed": self.args.seed,
+            "seconds": round(time.monotonic() - self.start),
+            "found": found,
+        }
+        print(json.dumps(run), flush=True)
         if self.args.json:
-            how = "atheris" if self.args.atheris else "at random"
-            told = {"calls": calls, "chosen": how, "seed": self.args.seed, "seconds": seconds}
-            self.args.json.write_text(json.dumps(told | {"found": found}, indent=1) + "\n")
+            runs = [*self.before, run]
+            text = {"machine": machine(1), "all": _summed(runs), "runs": runs}
+            self.args.json.write_text(json.dumps(text, indent=1) + "\n")
+
+
+def _summed(runs: list[dict[str, Any]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for run in runs:
+        counts["calls"] += run["calls"]
+        for found in run["found"].values():
+            counts.update(found)
+    return dict(counts)
 
 
 def main() -> None:
@@ -290,7 +308,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--atheris", action="store_true", help="choose by what is covered")
     parser.add_argument("--corpus", type=Path, help="folder where atheris keeps what it found")
-    parser.add_argument("--json", type=Path, help="write the counts to this file")
+    parser.add_argument("--engine", default="release", help="how it was built, to be written")
+    parser.add_argument("--json", type=Path, help="add the counts to this file")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         given = bases(Path(name))
@@ -299,7 +318,6 @@ def main() -> None:
         _by_coverage(given, args, tally)
     for i in range(args.calls):
         tally.add(call(given, Random(args.seed * 10**9 + i)))
-    tally.show()
 
 
 def _by_coverage(given: list[Base], args: argparse.Namespace, tally: Tally) -> None:
@@ -309,7 +327,6 @@ def _by_coverage(given: list[Base], args: argparse.Namespace, tally: Tally) -> N
     def one(data: bytes) -> None:
         tally.add(call(given, Fuzzed(atheris.FuzzedDataProvider(data))))
 
-    atexit.register(tally.show)
     for function in _functions("sparsetrain_runtime"):
         atheris.instrument_func(function)
     _see_engine()

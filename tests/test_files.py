@@ -60,6 +60,19 @@ def test_a_full_disk_is_one_error(error, tmp_path):
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_file_that_grows_too_large_is_one_error(tmp_path):
+    def fails(part):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    with pytest.raises(OSError, match=r"File too large: .*/a\.txt"):
+        write_atomically(tmp_path / "a.txt", fails)
+
+
+def test_an_error_of_another_file_stays_its(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: .*/b\.txt"):
+        write_atomically(tmp_path / "a.txt", lambda part: (tmp_path / "b.txt").read_bytes())
+
+
 def test_halves_of_characters_are_escaped(tmp_path):
     write_text(tmp_path / "a.txt", "ä\udcff")
     assert (tmp_path / "a.txt").read_bytes() == "ä\\udcff".encode()

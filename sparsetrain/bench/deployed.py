@@ -28,6 +28,7 @@ from sparsetrain.bench.turns import in_turns
 from sparsetrain.engine.reference import ProgramModule
 from sparsetrain.support import plots
 from sparsetrain.support.machine import machine
+from sparsetrain.support.numbers import digits
 from sparsetrain_runtime import Network
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -198,12 +199,12 @@ def _print(
     where: Sequence[dict[str, Any]],
     console: Console,
 ) -> None:
-    table = Table(title=f"{path.name}, {path.stat().st_size / 1e6:.1f} MB", box=SIMPLE)
-    table.add_column("contender")
+    table = _table(f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
+    table.add_column("contender", overflow="fold")
     for column in ("p50 ms", "p95 ms", "p99 ms", "items/s", "at batch"):
         table.add_column(column, justify="right", no_wrap=True)
     for r in results:
-        numbers = (f"{n:.3g}" for n in (r.p50_ms, r.p95_ms, r.p99_ms, r.items_s))
+        numbers = (digits(n) for n in (r.p50_ms, r.p95_ms, r.p99_ms, r.items_s))
         table.add_row(Text(r.contender), *numbers, str(r.best_batch))
     console.print(table)
     console.print(
@@ -213,11 +214,16 @@ def _print(
         highlight=False,
         soft_wrap=True,
     )
-    slow = Table(title="where the time of batch 1 goes", box=SIMPLE)
-    slow.add_column("place")
+    slow = _table("where the time of batch 1 goes")
+    slow.add_column("place", overflow="fold")
     slow.add_column("kind")
     slow.add_column("form")
     slow.add_column("ms", justify="right")
     for entry in where[:12]:
         slow.add_row(Text(entry["place"]), entry["kind"], entry["form"], f"{entry['ms']:.3f}")
     console.print(slow)
+
+
+def _table(title: str) -> Table:
+    """One that fits a narrow terminal."""
+    return Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))

@@ -105,7 +105,8 @@ def decoding(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Pillow's decoders fail in many ways, all of them the file's
-        why = str(error) or type(error).__name__
+        told = error.strerror if isinstance(error, OSError) else None
+        why = told or str(error) or type(error).__name__
         raise DataError(f"{path}: cannot be read as an image ({why})") from None
 
 

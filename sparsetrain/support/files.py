@@ -56,10 +56,21 @@ def _fill(path: Path, part: Path, write: Callable[[Path], object]) -> None:
         for file in part.iterdir() if part.is_dir() else [part]:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-    except Exception as error:  # safetensors has an error of its own for it
-        if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
+    except Exception as error:
+        number = _number(error)
+        other = getattr(error, "filename", None)  # such as one that was read
+        if number is None or not (other is None or str(other).startswith(str(part))):
+            raise
+        number = errno.ENOSPC if number in FULL else number
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _number(error: Exception) -> int | None:
+    """The system's, of its errors and of what safetensors makes of them."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,6 @@ def unknown(what: str, name: str, known: Iterable[str], listed: bool = True) -> 
     """The error for `what` called `name`; with `listed`, it lists all that there are."""
     known = list(known)
     near = get_close_matches(name, known, 1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "." if listed else ""
     there = f" There are {', '.join(known)}." if listed else ""
     return ValueError(f"no {what} is called {name!r}{hint}{there}")

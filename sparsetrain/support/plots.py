@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from sparsetrain.support.numbers import digits
+
 # Okabe & Ito's palette: told apart with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # Where there are more lines than colours, marker and dashes tell them apart as well.
@@ -100,7 +102,7 @@ def deployed(
     _label(rows[1], "where the time of one item goes", "ms", "", grid="x")
     shares = {n: (rate / max(items.values()), latency[n]) for n, rate in items.items()}
     bars = rows[0].barh(range(len(items)), [s for s, _ in shares.values()], color=COLOURS[0])
-    notes = [f"{items[n]:,.4g} a second; one in {latency[n]:.3g} ms" for n in items]
+    notes = [f"{digits(items[n], 4)} a second; one in {digits(latency[n])} ms" for n in items]
     rows[0].bar_label(bars, notes, fontsize=8, padding=3, **PLAIN)
     rows[0].set_yticks(range(len(items)), list(items), fontsize=8, **PLAIN)
     rows[0].set_ylim(len(items) - 0.5, -0.5)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from sparsetrain.support.numbers import digits
+
 FORMS = ("dense", "unstructured", "vector")
 TIMES = ("dense", "channels_last", "unstructured", "vector")  # the second of a dense layer, too
 WORTH = 0.9  # of the dense layers' time, below which another memory format is worth a note
@@ -62,8 +64,8 @@ class Report:
         if other >= WORTH * now:
             return []
         return [
-            f"in channels_last the dense convolutions would take {other:.3g} of {now:.3g} ms:"
-            " model.to(memory_format=torch.channels_last), inputs too"
+            f"in channels_last the dense convolutions would take {digits(other)} of"
+            f" {digits(now)} ms: model.to(memory_format=torch.channels_last), inputs too"
         ]
 
     def _whole(self) -> list[str]:
@@ -72,13 +74,13 @@ class Report:
         what = "forward and backward" if self.training else "forward"
         faster = self.dense_ms / self.ms if self.ms else 1.0
         return [
-            f"the model, {what}, {self.threads} threads: {self.dense_ms:.3g} ms dense,"
-            f" {self.ms:.3g} ms now, {faster:.2f}x"
+            f"the model, {what}, {self.threads} threads: {digits(self.dense_ms)} ms dense,"
+            f" {digits(self.ms)} ms now, {faster:.2f}x"
         ]
 
 
 def _cells(row: Row, times: list[str]) -> list[str]:
-    measured = [f"{row.ms[form]:.3g}" if form in row.ms else "-" for form in times]
+    measured = [digits(row.ms[form]) if form in row.ms else "-" for form in times]
     runs = f"vector of {row.v}" if row.runs == "vector" else row.runs
     shape = "x".join(map(str, row.weight))
     why = row.why or ("output stays blocked" if row.blocked else "")

@@ -22,6 +22,7 @@ from sparsetrain.selection.patterns import Vector, parse_pattern
 from sparsetrain.support import plots
 from sparsetrain.support.files import write_text
 from sparsetrain.support.machine import machine
+from sparsetrain.support.numbers import digits
 from sparsetrain.support.sources import import_source
 from sparsetrain.training import report
 from sparsetrain.training.assembly import build_method, build_model
@@ -223,7 +224,7 @@ def _inference(bought: Bought, batch: int) -> dict[str, list[str]]:
 
 
 def _cell(ms: float, speed_up: float | None) -> str:
-    return f"{ms:.3g} ms" + ("" if speed_up is None else f" ({speed_up:.2f}x)")
+    return f"{digits(ms)} ms" + ("" if speed_up is None else f" ({speed_up:.2f}x)")
 
 
 def _bytes(bought: Bought, label: str) -> int | None:

@@ -117,6 +117,11 @@ def test_what_cannot_be_is_refused_in_one_line(net, sample, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_model_that_does_not_run_is_said_once():
+    with pytest.raises(ValueError, match="deploy: Linear does not run on this sample"):
+        lowered(nn.Linear(2, 2), torch.randn(1, 3))  # a warning would be an error of its own
+
+
 def test_a_look_at_the_data_is_said():
     net = Net(lambda net, x: x * 2 if x.sum() > 0 else x)
     with pytest.warns(UserWarning, match=r"aten._local_scalar_dense in test_lowering.py:\d+ found"):

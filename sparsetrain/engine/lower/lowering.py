@@ -73,9 +73,10 @@ def lowered(model: nn.Module, sample: Any, batch: bool = True) -> Lowered:
             raise
         except (FixedBatch, ValueError, RuntimeError, IndexError) as problem:
             reason = str(problem).removeprefix("deploy: ").splitlines()[0]
+    found = _lowered(whole, [sample], (first,), None)
     if tries:
         warnings.warn(f"deploy: the batch is fixed to {first}: {reason}", stacklevel=2)
-    return _lowered(whole, [sample], (first,), None)
+    return found
 
 
 def _dense(model: nn.Module) -> nn.Module:
