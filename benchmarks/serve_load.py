@@ -129,11 +129,13 @@ def main() -> None:
     parser.add_argument("file", help="network that sparsetrain deploy wrote")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--note", default="", help="said beside the figures")
     parser.add_argument("--json", type=Path)
     options, words = parser.parse_known_args()  # what else there is goes to the server
     found = measure([options.file, *words], options.clients, options.seconds)
     asked = {"file": Path(options.file).name, "options": words, "clients": options.clients}
-    result = {"machine": machine("cpu"), **asked, "seconds": options.seconds, **found}
+    said = {"note": options.note, "machine": machine("cpu"), **asked}
+    result = {**said, "seconds": options.seconds, **found}
     text = json.dumps(result, indent=2)
     print(text)
     if options.json:

@@ -199,7 +199,7 @@ def _print(
     where: Sequence[dict[str, Any]],
     console: Console,
 ) -> None:
-    table = _table(f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
+    table = _table(f"{path.name}, {digits(path.stat().st_size / 1e6)} MB")
     table.add_column("contender", overflow="fold")
     for column in ("p50 ms", "p95 ms", "p99 ms", "items/s", "at batch"):
         table.add_column(column, justify="right", no_wrap=True)
