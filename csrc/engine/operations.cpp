@@ -9,9 +9,10 @@ namespace sparsetrain::engine {
 namespace {
 
 const Operation* const kOperations[] = {
-    &kHalo,       &kProduct, &kCopy,   &kFill,         &kMap,    &kBinary, &kWhere,    &kCast,
-    &kScaleShift, &kPrelu,   &kPool,   &kAdaptivePool, &kResize, &kReduce, &kSoftmax,  &kNorm,
-    &kGroupNorm,  &kCumsum,  &kMatmul, &kAttention,    &kPad,    &kTake,   &kEmbedding};
+    &kHalo,   &kProduct,   &kCopy,       &kFill,  &kMap,       &kBinary,
+    &kWhere,  &kCast,      &kScaleShift, &kPrelu, &kPool,      &kAdaptivePool,
+    &kResize, &kReduce,    &kSoftmax,    &kNorm,  &kGroupNorm, &kCumsum,
+    &kMatmul, &kAttention, &kPad,        &kTake,  &kEmbedding, &kDepthwise};
 
 }  // namespace
 

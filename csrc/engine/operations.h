@@ -12,6 +12,6 @@ extern const Operation kCopy, kFill, kPad, kTake, kEmbedding;
 extern const Operation kMap, kBinary, kWhere, kCast, kScaleShift, kPrelu;
 extern const Operation kPool, kAdaptivePool, kResize;
 extern const Operation kReduce, kSoftmax, kNorm, kGroupNorm, kCumsum;
-extern const Operation kMatmul, kAttention;
+extern const Operation kMatmul, kAttention, kDepthwise;
 
 }  // namespace sparsetrain::engine

@@ -20,6 +20,7 @@ from sparsetrain_runtime.tiles import together
 from sparsetrain_runtime.views import Buffer, View, dense, is_dense, ordered
 from sparsetrain_runtime.words import Step
 
+MOST_TAPS = 64  # rows or columns of a depthwise kernel
 FEW = 4  # items from which a row of an image is a run that is long enough
 
 
@@ -53,7 +54,7 @@ class Planner:
         self.planned = Planned()
         self.views: dict[int, View] = {}
         self.readers = _readers(program)
-        self.halos = _halos(program)
+        self.halos = _halos(program, tensors)
         self.image_order = (2, 1, 3, 0) if batch >= FEW else (1, 2, 3, 0)
         self.attends = any(op.kind == "attention" for op in program.ops)
         self._constants: dict[str, Buffer] = {}
@@ -186,14 +187,25 @@ def _readers(program: Program) -> dict[int, int]:
     return count
 
 
-def _halos(program: Program) -> dict[int, tuple[int, int]]:
-    """The zeros that must stand around each image: the padding of convolutions that read it.
+def is_depthwise(op: Op, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bool:
+    """Whether each output of a convolution sees one channel, by a weight that is dense."""
+    if op.kind != "convolution" or op.attrs["groups"] == 1 or "weight" not in op.tensors:
+        return False
+    _, inputs, *kernel = tensors[op.tensors["weight"]][1]
+    return inputs == 1 and max(kernel) <= MOST_TAPS
+
+
+def _halos(
+    program: Program, tensors: dict[str, tuple[str, tuple[int, ...]]]
+) -> dict[int, tuple[int, int]]:
+    """The zeros that must stand around each image: the padding of products that read it.
 
     What is added to a product lies as the product's result does, so both have the wider halo.
     """
     halos: dict[int, tuple[int, int]] = {}
     for op in program.ops:
-        if op.kind == "convolution" and op.attrs["stride"][1] == 1:
+        product = op.kind == "convolution" and not is_depthwise(op, tensors)
+        if product and op.attrs["stride"][1] == 1:
             _widen(halos, op.inputs[0], tuple(op.attrs["padding"]))
     added = [op for op in program.ops if op.kind == "convolution" and len(op.inputs) == 2]
     for op in [*reversed(added), *added]:

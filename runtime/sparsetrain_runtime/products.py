@@ -1,11 +1,11 @@
-"""Convolutions and linear layers as the engine's product."""
+"""Convolutions and linear layers as the engine's product; depthwise convolutions as their own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from sparsetrain_runtime.planner import Planner
+from sparsetrain_runtime.planner import Planner, is_depthwise
 from sparsetrain_runtime.pointwise import apply
 from sparsetrain_runtime.program import Op
 from sparsetrain_runtime.views import View, is_dense, ordered
@@ -16,6 +16,9 @@ def convolution(planner: Planner, op: Op) -> None:
     shape = planner.shape(op.output)
     kernel = weight_shape(planner, op)[2:]
     stride, padding = op.attrs["stride"], op.attrs["padding"]
+    if is_depthwise(op, planner.tensors):
+        _depthwise(planner, op, kernel)
+        return
     if _patches(op, kernel, x.shape, shape):
         _patch_product(planner, op, kernel)
         return
@@ -32,6 +35,17 @@ def linear(planner: Planner, op: Op) -> None:
     x = _tokens(planner, planner.views[op.inputs[0]])
     y = _target(planner, op, (x.rank - 1, *(a for a in x.order if a != x.rank - 1)))
     _product(planner, op, _line(x).insert(2), _line(y), (1, 1), (1, 0, 0, 1, 1))
+
+
+def _depthwise(planner: Planner, op: Op, kernel: Sequence[int]) -> None:
+    x = _image(planner, planner.views[op.inputs[0]], (0, 0))
+    y = planner.new(op.output, planner.image_order)
+    roles = ("weight", "bias") if "bias" in op.tensors else ("weight",)
+    inputs = [x, *(planner.constant(op.tensors[role]) for role in roles)]
+    relu, most, rest = _ends(op.attrs["activation"], len(op.inputs) == 1)
+    steps = (*op.attrs["stride"], *op.attrs["padding"], *op.attrs["dilation"])
+    planner.emit("depthwise", inputs, (y,), (len(roles) - 1, int(relu), *kernel, *steps, most))
+    _finish(planner, op, None if len(op.inputs) == 1 else planner.views[op.inputs[1]], rest)
 
 
 def weight_shape(planner: Planner, op: Op) -> tuple[int, ...]:
@@ -80,11 +94,16 @@ def _product(
     groups = op.attrs.get("groups", 1)
     numbers = (v, *kernel, stride, above, beside, row_step, column_step, groups, most)
     planner.emit("product", inputs, (y,), (*flags, *numbers))
+    _finish(planner, op, None if fused else added, rest)
+
+
+def _finish(planner: Planner, op: Op, added: View | None, activation: dict | None) -> None:
+    """What the operation itself has not done: a residual, an activation."""
     whole = planner.views[op.output]
-    if added is not None and not fused:
+    if added is not None:
         planner.emit("binary", (whole, added), (whole,), (0,))
-    if rest is not None:
-        apply(planner, rest, whole, whole)
+    if activation is not None:
+        apply(planner, activation, whole, whole)
 
 
 def _ends(activation: dict | None, inside: bool) -> tuple[bool, float, dict | None]:

@@ -53,7 +53,7 @@ def _times(
     network = Network(program, tensors, threads)
     found: dict[int, float] = {}
     for step, seconds in network.seconds(batch, CALLS):
-        if step.operation == "product":
+        if step.operation in ("product", "depthwise"):
             found[step.op] = found.get(step.op, 0) + seconds
     return found
 

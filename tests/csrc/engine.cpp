@@ -150,6 +150,33 @@ Case pooled() {
   attributes.insert(attributes.end(), {below(2), below(3)});
   return {all(read(from)), all(made(to)), attributes};
 }
+// An image with numbers along N and W side by side, without gaps.
+Tensor lines(const Shape& shape) {
+  const std::array<int, 4> order = below(2) ? std::array{2, 1, 3, 0} : std::array{1, 2, 3, 0};
+  Tensor image = made({shape[0] * shape[1] * shape[2] * shape[3]});
+  image.operand.rank = 4;
+  std::copy(shape.begin(), shape.end(), image.operand.shape);
+  for (int64_t i = 3, step = 1; i >= 0; step *= shape[order[i--]])
+    image.operand.stride[order[i]] = step;
+  return image;
+}
+Case depthwise() {
+  const Shape from{below(2) ? 8 : 1 + below(17), 1 + below(4), 1 + below(9), 1 + below(40)};
+  Shape to{from[0], from[1] * (1 + below(2)), 0, 0};
+  std::vector<int64_t> attributes{below(2), 1};
+  std::array<int64_t, 8> numbers;  // kernel, stride, padding, dilation
+  for (int i = 0; i < 2; i++) {
+    const int64_t p = below(4), d = 1 + below(2), room = from[2 + i] + 2 * p - 1;
+    const int64_t k = 1 + below(std::min<int64_t>(5, room / d + 1)), s = 1 + below(3);
+    numbers[i] = k, numbers[2 + i] = s, numbers[4 + i] = p, numbers[6 + i] = d;
+    to[2 + i] = (room - d * (k - 1)) / s + 1;
+  }
+  attributes.insert(attributes.end(), numbers.begin(), numbers.end());
+  attributes.push_back(word(6));
+  std::vector<Tensor> in = all(lines(from), made({to[1] * numbers[0] * numbers[1]}));
+  if (attributes[0]) in.push_back(made({to[1]}));
+  return {std::move(in), all(lines(to)), attributes};
+}
 Case adapted() {
   const Shape from = images();
   return {all(read(from)), all(made({from[0], from[1], 1 + below(9), 1 + below(9)})), {below(2)}};
@@ -285,14 +312,14 @@ struct Test {
   Case (*random)();
 };
 
-const Test kTests[] = {{kCopy, moved},           {kFill, filled},       {kMap, mapped},
-                       {kBinary, paired},        {kWhere, chosen},      {kCast, cast},
-                       {kScaleShift, scaled},    {kPrelu, leaky},       {kPool, pooled},
-                       {kAdaptivePool, adapted}, {kResize, resized},    {kReduce, reduced},
-                       {kSoftmax, softened},     {kCumsum, summed},     {kNorm, normed},
-                       {kGroupNorm, grouped},    {kMatmul, multiplied}, {kAttention, attended},
-                       {kPad, padded},           {kPad, mirrored},      {kTake, taken},
-                       {kEmbedding, looked_up}};
+const Test kTests[] = {{kCopy, moved},           {kFill, filled},        {kMap, mapped},
+                       {kBinary, paired},        {kWhere, chosen},       {kCast, cast},
+                       {kScaleShift, scaled},    {kPrelu, leaky},        {kPool, pooled},
+                       {kAdaptivePool, adapted}, {kResize, resized},     {kReduce, reduced},
+                       {kSoftmax, softened},     {kCumsum, summed},      {kNorm, normed},
+                       {kGroupNorm, grouped},    {kMatmul, multiplied},  {kAttention, attended},
+                       {kPad, padded},           {kPad, mirrored},       {kTake, taken},
+                       {kEmbedding, looked_up},  {kDepthwise, depthwise}};
 
 }  // namespace
 }  // namespace sparsetrain::engine
