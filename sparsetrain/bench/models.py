@@ -187,36 +187,44 @@ def _where(
     return where.outside_kernels(contender.run), shares
 
 
+WIDE = 120  # columns of a terminal that shows the whole table
+BRIEF = ("contender", "pattern", "sparsity", "ms", "x dense", "promised", "")
+
+
 def _print(title: str, records: Sequence[Record], console: Console) -> None:
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("contender", "pattern"):
-        table.add_column(column, no_wrap=True)
-    for column in ("sparsity", "layers", "MB", "times", "ms", "GFLOP/s", "of peak", "outside"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("x dense", "promised", ""):
-        table.add_column(column, justify="right", no_wrap=True)
-    for r in records:
-        table.add_row(
-            r.contender,
-            r.pattern or "",
-            _percent(r.sparsity),
-            r.layers,
-            "" if r.state_bytes is None else f"{r.state_bytes / 1e6:.1f}",
-            str(r.repeats),
-            f"{r.median_ms:.4g}",
-            f"{r.useful_gflop_s:.1f}",
-            f"{r.of_peak:.0%}",
-            _percent(r.outside_kernels),
-            f"{r.speed_up:.2f}",
-            "" if r.promised is None else f"{r.promised:g}",
-            "short" if r.short else "",
-        )
+    rows = [_cells(r) for r in records]
+    columns = [name for name in rows[0] if console.width >= WIDE or name in BRIEF]
+    for name in columns:
+        text = name in ("contender", "pattern")
+        table.add_column(name, justify="left" if text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
     console.print(table)
     for r in records:
         if r.short:
             parts = (f"{op} {share:.0%}" for op, share in r.shares.items() if share >= 0.01)
             line = f"{r.pattern} {_percent(r.sparsity)}: {', '.join(parts)}"
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def _cells(r: Record) -> dict[str, str]:
+    """What a row shows, by column."""
+    return {
+        "contender": r.contender,
+        "pattern": r.pattern or "",
+        "sparsity": _percent(r.sparsity),
+        "layers": r.layers,
+        "MB": "" if r.state_bytes is None else f"{r.state_bytes / 1e6:.1f}",
+        "times": str(r.repeats),
+        "ms": f"{r.median_ms:.4g}",
+        "GFLOP/s": f"{r.useful_gflop_s:.1f}",
+        "of peak": f"{r.of_peak:.0%}",
+        "outside": _percent(r.outside_kernels),
+        "x dense": f"{r.speed_up:.2f}",
+        "promised": "" if r.promised is None else f"{r.promised:g}",
+        "": "short" if r.short else "",
+    }
 
 
 def _percent(share: float | None) -> str:
