@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import sparsetrain as st
-from sparsetrain.measure.inference import ENGINE, TORCH, inference_ms
 from sparsetrain.measure.networks import Network
+from sparsetrain.training.inference import ENGINE, TORCH, inference_ms
 
 
 @pytest.fixture

@@ -70,9 +70,9 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void dense_copy(const float* fr
   int i = 0;
   for (; i + kWidth <= count; i += kWidth) store(to + i, load(from + i));
   const int left = count - i;
-  if (left >= 8)
+  if (kWidth > 8 && left >= 8)
     dense_copy_ends<8>(from + i, to + i, left);
-  else if (left >= 4)
+  else if (kWidth > 4 && left >= 4)
     dense_copy_ends<4>(from + i, to + i, left);
   else if (left >= 2)
     dense_copy_ends<2>(from + i, to + i, left);

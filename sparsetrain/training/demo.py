@@ -16,7 +16,6 @@ from torch import Tensor
 
 from sparsetrain.data import Images, load
 from sparsetrain.engine import Undeployable, deploy
-from sparsetrain.measure.inference import ENGINE, TORCH, inference_ms
 from sparsetrain.measure.networks import Cost, Network, measure
 from sparsetrain.selection.patterns import Vector, parse_pattern
 from sparsetrain.support import plots
@@ -27,6 +26,7 @@ from sparsetrain.support.sources import import_source
 from sparsetrain.training import report
 from sparsetrain.training.assembly import build_method, build_model
 from sparsetrain.training.config import Config
+from sparsetrain.training.inference import ENGINE, TORCH, inference_ms
 from sparsetrain.training.interrupt import stop
 from sparsetrain.training.progress import Progress
 from sparsetrain.training.report import Facts
