@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "lanes.h"
+#include "gemm.h"
 
 namespace sparsetrain {
 namespace {
 
-constexpr int64_t kPanel = 20 * 1024;   // bytes of x that a tile reads, of L1
-constexpr int64_t kManyPanels = 64;     // for each thread, of which it may take several parts
-constexpr int64_t kBlock = 256 * 1024;  // bytes of weights that many tiles read, of L2
+constexpr int64_t kPanelBytes = 20 * 1024;   // bytes of x that a tile reads, of L1
+constexpr int64_t kManyPanels = 64;          // for each thread, of which it may take several parts
+constexpr int64_t kBlockBytes = 256 * 1024;  // bytes of weights that many tiles read, of L2
 
 }  // namespace
 }  // namespace sparsetrain

@@ -1,9 +1,9 @@
-// The loops of dense.h for one instruction set: see vec.h.
+// The loops of dense.h for one instruction set: see gemm.h and vec.h.
 
 // Outputs of a tile, and the most registers of each.
 constexpr int kDenseRows = kRegisters == 32 ? 8 : 4, kDenseRegs = 3;
 constexpr int kDenseWide = kDenseRegs * kWidth;
-constexpr int64_t kDenseDepth = kPanel / 4 / kDenseWide;
+constexpr int64_t kDenseDepth = kPanelBytes / 4 / kDenseWide;
 
 inline int64_t dense_tiles(int64_t outputs) { return (outputs + kDenseRows - 1) / kDenseRows; }
 
@@ -165,21 +165,9 @@ SPARSETRAIN_TARGET [[gnu::always_inline]] inline void dense_end(const DenseJob& 
 
 template <int P>
 SPARSETRAIN_TARGET void dense_tile(const DenseJob& job, const DenseTile& t) {
-  constexpr int R = kDenseRows;
-  Reg sum[R * P];
+  Reg sum[kDenseRows * P];
   dense_begin<P>(t, sum);
-  const float *x = t.x, *weight = t.weight;
-  for (int64_t d = 0; d < t.depth; d++, x += P * kWidth, weight += R) {
-    Reg in[P];
-    SPARSETRAIN_UNROLL
-    for (int p = 0; p < P; p++) in[p] = load(x + p * kWidth);
-    SPARSETRAIN_UNROLL
-    for (int r = 0; r < R; r++) {
-      const Reg w = broadcast(weight[r]);
-      SPARSETRAIN_UNROLL
-      for (int p = 0; p < P; p++) sum[r * P + p] = multiply_add(w, in[p], sum[r * P + p]);
-    }
-  }
+  add_products<kDenseRows, P>(t.weight, t.x, P * kWidth, t.depth, sum);
   dense_end<P>(job, t, sum);
 }
 
@@ -264,7 +252,7 @@ SPARSETRAIN_TARGET inline void dense_block(const DenseJob& job, int64_t group,
   for (int64_t i = 0; i < depth.parts; i++) {
     const int64_t begin = depth.begin(i), count = depth.begin(i + 1) - begin;
     const float* weight = job.weight + (group * job.depth + begin) * row;
-    const int64_t many = std::max<int64_t>(1, kBlock / (4 * kDenseRows * count));
+    const int64_t many = std::max<int64_t>(1, kBlockBytes / (4 * kDenseRows * count));
     for (int64_t t = tiles[0]; t < tiles[1]; t += many) {
       const DensePart part{group, t, std::min(tiles[1], t + many), begin, count, weight};
       for (int64_t p = panels[0]; p < panels[1]; p++) {

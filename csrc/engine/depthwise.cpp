@@ -193,11 +193,6 @@ void run_channel(const Depthwise& d, int64_t channel, const AllColumns& all, con
   }
 }
 
-bool in_lines(const Operand& a) {
-  const int64_t lanes = a.shape[0];
-  return (lanes == 1 || a.stride[0] == 1) && (a.shape[3] == 1 || a.stride[3] == lanes);
-}
-
 void check_kernel(const Depthwise& d) {
   for (int64_t taps : {d.rows, d.columns})
     require(taps >= 1 && taps <= kMostTaps, "depthwise: a kernel has 1 to 64 rows and columns");
@@ -218,16 +213,13 @@ void check(const Call& call) {
   for (const Operand& a : {d.x, d.y}) {
     require(a.rank == 4 && a.dtype == DType::kFloat, "depthwise: x and y must be fp32 of 4 axes");
     require(a.count() > 0, "depthwise: x and y must not be empty");
-    require(in_lines(a), "depthwise: numbers along N and W must be contiguous");
+    require(a.run_of_lines(0, 3), "depthwise: numbers along N and W must be contiguous");
   }
   require(d.x.shape[0] == d.y.shape[0], "depthwise: x and y are of other batches");
   require(d.channels() % d.x.shape[1] == 0, "depthwise: y's channels are no multiple of x's");
   check_kernel(d);
   const auto whole = [](const Operand& a, int64_t count) {
-    int64_t step = 1;
-    for (int i = a.rank - 1; i >= 0; step *= a.shape[i--])
-      if (a.shape[i] > 1 && a.stride[i] != step) return false;
-    return a.dtype == DType::kFloat && a.count() == count;
+    return a.contiguous() && a.dtype == DType::kFloat && a.count() == count;
   };
   require(whole(call.in[1], d.channels() * d.rows * d.columns),
           "depthwise: the weight must be fp32 [O, 1, rows, columns], contiguous");

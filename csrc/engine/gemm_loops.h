@@ -15,13 +15,12 @@ struct GemmTile {
   bool added;
 };
 
+// The sums of a tile that stay in registers: R rows of P.
 template <int R, int P>
-SPARSETRAIN_TARGET void gemm_tile(const GemmTile& t) {
-  Reg sum[R * P];
-  SPARSETRAIN_UNROLL
-  for (int i = 0; i < R * P; i++) sum[i] = broadcast(0);
-  const float *a = t.a, *b = t.b;
-  for (int64_t i = 0; i < t.k; i++, a += R, b += t.b_step) {
+SPARSETRAIN_TARGET [[gnu::always_inline]] inline void add_products(const float* a, const float* b,
+                                                                   int64_t b_step, int64_t k,
+                                                                   Reg* sum) {
+  for (int64_t i = 0; i < k; i++, a += R, b += b_step) {
     Reg in[P];
     SPARSETRAIN_UNROLL
     for (int p = 0; p < P; p++) in[p] = load(b + p * kWidth);
@@ -32,6 +31,14 @@ SPARSETRAIN_TARGET void gemm_tile(const GemmTile& t) {
       for (int p = 0; p < P; p++) sum[r * P + p] = multiply_add(w, in[p], sum[r * P + p]);
     }
   }
+}
+
+template <int R, int P>
+SPARSETRAIN_TARGET void gemm_tile(const GemmTile& t) {
+  Reg sum[R * P];
+  SPARSETRAIN_UNROLL
+  for (int i = 0; i < R * P; i++) sum[i] = broadcast(0);
+  add_products<R, P>(t.a, t.b, t.b_step, t.k, sum);
   SPARSETRAIN_UNROLL
   for (int i = 0; i < R * P; i++) {
     float* y = t.y + i / P * t.y_step + i % P * kWidth;

@@ -35,6 +35,20 @@ struct Operand {
     for (int a = 0; a < rank; a++) n *= shape[a];
     return n;
   }
+
+  // Without gaps, the last axis innermost.
+  bool contiguous() const {
+    int64_t step = 1;
+    for (int a = rank - 1; a >= 0; step *= shape[a--])
+      if (shape[a] > 1 && stride[a] != step) return false;
+    return true;
+  }
+
+  // Whether a line of an image, w columns of n lanes each, is one run of numbers.
+  bool run_of_lines(int n, int w) const {
+    const int64_t lanes = shape[n];
+    return (lanes == 1 || stride[n] == 1) && (shape[w] == 1 || stride[w] == lanes);
+  }
 };
 
 }  // namespace sparsetrain::engine

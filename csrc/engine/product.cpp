@@ -87,12 +87,6 @@ struct Product {
   void check_reach();
 };
 
-// Whether axes of one image line are one run of numbers.
-bool run_of_lines(const Operand& a, int n, int w) {
-  const int64_t lanes = a.shape[n];
-  return (lanes == 1 || a.stride[n] == 1) && (a.shape[w] == 1 || a.stride[w] == lanes);
-}
-
 bool same_strides(const Operand& a, const Operand& b) {
   for (int i = 0; i < a.rank; i++)
     if (a.shape[i] != b.shape[i] || (a.shape[i] > 1 && a.stride[i] != b.stride[i])) return false;
@@ -114,7 +108,7 @@ void Product::check_operands(const Call& call) const {
   for (const Operand& a : {x, y})
     require(a.dtype == DType::kFloat, "product: x and y must be fp32");
   require(x.shape[0] == y.shape[0] && x.shape[0] >= 1, "product: x and y are of other batches");
-  require(run_of_lines(x, 0, 4) && run_of_lines(y, 0, 3),
+  require(x.run_of_lines(0, 4) && y.run_of_lines(0, 3),
           "product: numbers along N and W must be contiguous");
   const int64_t outputs = y.shape[1];
   require(x.shape[2] >= 1 && outputs >= 1 && x.shape[1] >= 1 && y.shape[2] >= 1 && y.shape[3] >= 1,
@@ -131,19 +125,13 @@ void Product::check_operands(const Call& call) const {
             "product: the residual must lie as y does");
 }
 
-bool contiguous(const Operand& a) {
-  int64_t step = 1;
-  for (int i = a.rank - 1; i >= 0; step *= a.shape[i--])
-    if (a.shape[i] > 1 && a.stride[i] != step) return false;
-  return a.data != nullptr;
-}
-
 void Product::read_matrix(const Call& call) {
   const Geometry& g = geometry;
   const int64_t outputs = y.shape[1], columns = x.shape[1] / g.groups * g.rows * g.columns;
   matrix = {outputs, columns, g.v, (outputs + g.v - 1) / g.v};
   for (int i = 1; i <= weights; i++)
-    require(contiguous(call.in[i]), "product: a weight must be a contiguous constant");
+    require(call.in[i].contiguous() && call.in[i].data,
+            "product: a weight must be a contiguous constant");
   if (!g.dense) return check_sparse(call);
   require(g.v == 1, "product: v of a dense weight must be 1");
   require(call.in[1].dtype == DType::kFloat && call.in[1].count() == outputs * columns,

@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 import sparsetrain_runtime
@@ -29,6 +27,7 @@ from sparsetrain.engine.reference import ProgramModule
 from sparsetrain.support import plots
 from sparsetrain.support.machine import machine
 from sparsetrain.support.numbers import digits
+from sparsetrain.support.tables import slim
 from sparsetrain_runtime import Network
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -199,7 +198,7 @@ def _print(
     where: Sequence[dict[str, Any]],
     console: Console,
 ) -> None:
-    table = _table(f"{path.name}, {digits(path.stat().st_size / 1e6)} MB")
+    table = slim(f"{path.name}, {digits(path.stat().st_size / 1e6)} MB", title_justify="left")
     table.add_column("contender", overflow="fold")
     for column in ("p50 ms", "p95 ms", "p99 ms", "items/s", "at batch"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -214,7 +213,7 @@ def _print(
         highlight=False,
         soft_wrap=True,
     )
-    slow = _table("where the time of batch 1 goes")
+    slow = slim("where the time of batch 1 goes", title_justify="left")
     slow.add_column("place", overflow="fold")
     slow.add_column("kind")
     slow.add_column("form")
@@ -222,8 +221,3 @@ def _print(
     for entry in where[:12]:
         slow.add_row(Text(entry["place"]), entry["kind"], entry["form"], f"{entry['ms']:.3f}")
     console.print(slow)
-
-
-def _table(title: str) -> Table:
-    """One that fits a narrow terminal."""
-    return Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))

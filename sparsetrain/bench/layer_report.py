@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +11,7 @@ from sparsetrain.bench import bars
 from sparsetrain.bench.contenders import BORDERS, DENSE
 from sparsetrain.bench.layer_records import BreakEven, Record, break_evens
 from sparsetrain.support import plots
+from sparsetrain.support.tables import slim
 
 
 def plot(records: Sequence[Record]) -> Any:
@@ -127,7 +127,7 @@ def _bars_table(found: Sequence[bars.Bar]) -> Table:
 
 
 def _empty(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    shown = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    shown = slim(title)
     for column in left:
         shown.add_column(column, no_wrap=True)
     for column in right:

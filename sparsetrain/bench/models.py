@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from sparsetrain.bench import rivals, where
 from sparsetrain.bench.layers import PASS_FLOPS, Options
@@ -33,6 +31,7 @@ from sparsetrain.bench.model_problems import Workload, masks_of
 from sparsetrain.bench.turns import in_turns, peak_gflop_s
 from sparsetrain.measure.networks import Network, count_flops
 from sparsetrain.support.machine import machine
+from sparsetrain.support.tables import slim
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ BRIEF = ("contender", "pattern", "sparsity", "ms", "x dense", "promised", "")
 
 
 def _print(title: str, records: Sequence[Record], console: Console) -> None:
-    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table = slim(title)
     rows = [_cells(r) for r in records]
     columns = [name for name in rows[0] if console.width >= WIDE or name in BRIEF]
     for name in columns:

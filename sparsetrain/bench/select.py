@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,6 +26,7 @@ from sparsetrain.measure.memory import free_bytes
 from sparsetrain.measure.timing import SCRUB_BYTES, bandwidth, machine, seconds
 from sparsetrain.ops import TopkMask, topk_mask
 from sparsetrain.support import plots
+from sparsetrain.support.tables import slim
 
 KEEP = 0.1
 BYTES = 9  # a parameter: w and g are read, a byte of mask is written
@@ -256,7 +256,7 @@ def _table(records: Sequence[Record], speeds: Mapping[str, float]) -> Table:
     title = (
         f"threads: {records[0].threads}; read {speeds['read']:.1f}, copy {speeds['copy']:.1f} GB/s"
     )
-    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table = slim(title)
     for column in ("case", "contender"):
         table.add_column(column, no_wrap=True)
     for column in ("times", "ms", "ns/param", "GB/s", "/read", "/copy", "x topk"):

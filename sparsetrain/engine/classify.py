@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from sparsetrain.data.decode import Fit, centre, decoding, opened
+from sparsetrain.support.tables import slim
 from sparsetrain_runtime import Network
 
 BATCH = 16  # images that are decoded and computed together
@@ -89,7 +88,7 @@ def as_json(guesses: Sequence[Guess]) -> list[dict[str, Any]]:
 
 def show(guesses: Sequence[Guess], console: Console) -> None:
     """A table: an image a row, its likeliest class and the next ones."""
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table = slim()
     for column in ("image", "class", "sure", "next"):
         table.add_column(column, overflow="fold", justify="right" if column == "sure" else "left")
     for guess in guesses:

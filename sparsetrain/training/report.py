@@ -6,17 +6,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from rich.box import SIMPLE
 from rich.table import Table
 from torch import nn
 
 from sparsetrain.selection.masks import Masks
 from sparsetrain.support import plots
 from sparsetrain.support.files import write_text
+from sparsetrain.support.tables import slim
 from sparsetrain.training.runs import Run
 
 STYLE = """
@@ -40,8 +39,8 @@ class Facts:
 
     def for_terminal(self, title: str, whole: bool = False) -> Table:
         """With `whole`, a narrow terminal breaks the rows' names, not the values."""
-        narrow: Any = {"box": SIMPLE, "padding": (0, 1, 0, 0)} if whole else {}
-        table = Table(title=title, title_justify="left", title_style="bold", **narrow)
+        make = slim if whole else Table
+        table = make(title=title, title_justify="left", title_style="bold")
         table.add_column("", overflow="fold" if whole else "ellipsis")
         for column in self.columns:
             table.add_column(column, justify="right", no_wrap=whole)
